@@ -1,0 +1,78 @@
+"""torch's fused attention, and only where it is fused: its fallback would fill N x M matrices."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from kernels.attention.score import Score
+
+FUSED = [
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.CUDNN_ATTENTION,
+]
+
+
+def supports(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    window: tuple[int, int] | None,
+    key_mask: Tensor | None,
+    score: Score,
+    scale: float,
+    dropout_p: float,
+    return_lse: bool,
+) -> str | None:
+    """Why torch has no fused kernel for this call, or None."""
+    if return_lse:
+        return "it returns no differentiable log-sum-exp"
+    if window is not None:
+        return "it has no window"
+    if score.bias is not None or score.alibi is not None:
+        return "a bias would have to be an N x M tensor without a gradient"
+    if score.soft_cap is not None or score.activation != "softmax":
+        return "it has no soft cap and no weights but the softmax"
+    if causal and q.shape[2] not in (1, k.shape[2]):
+        return "its causal mask is aligned top-left where queries and keys differ in number"
+    if causal and key_mask is not None and q.shape[2] > 1:
+        return "it takes a causal mask or a key mask, not both"
+    if q.device.type == "cpu" and dropout_p:
+        return "its CPU kernel has no dropout"
+    if q.device.type == "cpu" and q.shape[-1] != v.shape[-1]:
+        return "its CPU kernel needs keys and values of one width"
+    return None
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool,
+    window: tuple[int, int] | None,
+    key_mask: Tensor | None,
+    score: Score,
+    scale: float,
+    dropout_p: float,
+    return_lse: bool,
+) -> Tensor:
+    # the fused kernels want the channels of a head side by side in memory
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    mask = nothing = None
+    if key_mask is not None:
+        mask = key_mask[:, None, None, :]
+        if q.device.type != "cpu":
+            # torch's CPU kernel gives zeros to rows without a key by itself, others may give NaN
+            nothing = ~mask.any(-1, keepdim=True)
+            mask = mask | nothing
+    with sdpa_kernel(FUSED):
+        out = F.scaled_dot_product_attention(
+            q, k, v, mask, dropout_p=dropout_p, is_causal=causal and q.shape[2] > 1, scale=scale
+        )
+    return out if nothing is None else torch.where(nothing, 0, out)

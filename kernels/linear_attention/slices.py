@@ -1,0 +1,83 @@
+"""How the eager backend reads its arguments: slice by slice, features made when they are needed."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from kernels.linear_attention.feature_map import FeatureMap
+
+# so many slices at most, however long the sequence is; features of a slice that stay in the cache
+SLICES, FEATURES = 32, 1 << 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is not a tensor, and how slices are read. All that it returns is at least fp32."""
+
+    feature_map: FeatureMap
+    normalise: bool
+    eps: float
+
+    def slices(self, x: Float[Tensor, "B H N K"], chunk: int = 1) -> list[slice]:
+        """Slices of whole chunks that x is read in; the last one may end inside a chunk."""
+        batch, heads, n, width = x.shape
+        features = batch * heads * n * self.feature_map.width(width)
+        count = min(SLICES, -(-features // FEATURES))
+        size = -(-n // (count * chunk)) * chunk
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def queries(
+        self, q: Float[Tensor, "B H N K"], at: slice
+    ) -> tuple[Float[Tensor, "B H n K"], Float[Tensor, "B H n F"]]:
+        """Queries and their features."""
+        q = wide(q[:, :, at])
+        return q, self.feature_map(q, keys=False, start=at.start)
+
+    def keys(
+        self, k: Float[Tensor, "B H N K"], key_mask: Bool[Tensor, "B N"] | None, at: slice
+    ) -> tuple[Float[Tensor, "B H n K"], Float[Tensor, "B H n F"]]:
+        """Keys and their features; those of hidden keys are 0."""
+        k = hide(wide(k[:, :, at]), key_mask, at)
+        return k, hide(self.feature_map(k, keys=True, start=at.start), key_mask, at)
+
+    def values(
+        self, v: Float[Tensor, "B H N V"], key_mask: Bool[Tensor, "B N"] | None, at: slice
+    ) -> Float[Tensor, "B H n V"]:
+        """Values, without what hidden keys hold."""
+        return hide(wide(v[:, :, at]), key_mask, at)
+
+    def read(
+        self, sums: Float[Tensor, "B H n V1"]
+    ) -> tuple[Float[Tensor, "B H n V"], Float[Tensor, "B H n _"]]:
+        """Outputs from sums, divided by their last column; and what they were divided by."""
+        if not self.normalise:
+            return sums, sums[..., :0]
+        normaliser = sums[..., -1:] + self.eps
+        normaliser = torch.where(normaliser == 0, 1, normaliser)
+        return sums[..., :-1] / normaliser, normaliser
+
+    def grad_sums(
+        self,
+        grad: Float[Tensor, "B H N V"],
+        y: Float[Tensor, "B H N V"],
+        normaliser: Float[Tensor, "B H N _"],
+        at: slice,
+    ) -> Float[Tensor, "B H n V1"]:
+        """Gradient in the sums, from that in the outputs."""
+        grad = wide(grad[:, :, at])
+        if not self.normalise:
+            return grad
+        grad = grad / normaliser[:, :, at]
+        return torch.cat([grad, -(grad * y[:, :, at]).sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def wide(x: Tensor) -> Tensor:
+    """x in the precision that sums are taken in."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def hide(x: Tensor, key_mask: Tensor | None, at: slice) -> Tensor:
+    """x with zeros at hidden keys, whatever was there."""
+    return x if key_mask is None else x.masked_fill(~key_mask[:, None, at, None], 0)

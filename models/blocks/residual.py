@@ -1,0 +1,63 @@
+"""Mixer and feed-forward network on residual branches (Vaswani et al. 2017, section 3.1).
+
+pre:  x + f(norm(x))        (LRA's encoder; a last norm follows the stack)
+post: norm(x + f(x))        (the paper's)
+"""
+
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from models.block import Block, MakeMixer
+from models.norm import make_norm
+from models.spec import LayerSpec
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+
+
+def feed_forward(dim: int, hidden: int, activation: str, dropout: float) -> nn.Module:
+    """Linear, activation, dropout, Linear."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got '{activation}'")
+    return nn.Sequential(
+        nn.Linear(dim, hidden),
+        ACTIVATIONS[activation](),
+        nn.Dropout(dropout),
+        nn.Linear(hidden, dim),
+    )
+
+
+class ResidualBlock(Block):
+    """The default block.
+
+    Args:
+        ffn: whether a feed-forward network follows the mixer. Papers whose layer is the mixer alone
+            (S4D, LRU) get one too by default, so that only the mixer differs between models.
+    """
+
+    def __init__(self, spec: LayerSpec, make_mixer: MakeMixer, *, ffn: bool = True):
+        super().__init__(spec, make_mixer)
+        if spec.norm_position not in ("pre", "post"):
+            raise ValueError(f"norm_position must be pre or post, got '{spec.norm_position}'")
+        self.pre = spec.norm_position == "pre"
+        self.mixer = make_mixer(spec)
+        self.mixer_norm = make_norm(spec.norm, spec.dim)
+        self.dropout = nn.Dropout(spec.dropout)
+        self.ffn: nn.Module | None = None
+        if ffn:
+            self.ffn = feed_forward(spec.dim, spec.ffn_dim, spec.activation, spec.dropout)
+            self.ffn_norm = make_norm(spec.norm, spec.dim)
+
+    def forward(
+        self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None, carry: Any = None
+    ) -> tuple[Float[Tensor, "B N D"], Any]:
+        if self.pre:
+            x = x + self.dropout(self.mixer(self.mixer_norm(x, mask), mask))
+            if self.ffn is not None:
+                x = x + self.dropout(self.ffn(self.ffn_norm(x, mask)))
+        else:
+            x = self.mixer_norm(x + self.dropout(self.mixer(x, mask)), mask)
+            if self.ffn is not None:
+                x = self.ffn_norm(x + self.dropout(self.ffn(x)), mask)
+        return x, carry

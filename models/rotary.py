@@ -1,0 +1,25 @@
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864, eq. 15): a rotation of each pair of channels
+by an angle that grows with the position, so that q_i . k_j depends on i - j only."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Rotary(nn.Module):
+    """Rotates head vectors. Pairs are channel c and c + K/2; an odd last channel is left alone."""
+
+    def __init__(self, head_dim: int, base: float = 10000.0):
+        super().__init__()
+        self.pairs = head_dim // 2
+        frequency = base ** (-torch.arange(self.pairs, dtype=torch.float64) / max(self.pairs, 1))
+        self.frequency: Tensor
+        self.register_buffer("frequency", frequency.float(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B H N K"], start: int = 0) -> Float[Tensor, "B H N K"]:
+        """x rotated by its positions ``start .. start + N - 1``."""
+        position = torch.arange(start, start + x.shape[2], device=x.device, dtype=torch.float32)
+        angle = position[:, None] * self.frequency.float()
+        cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+        a, b, rest = x.split([self.pairs, self.pairs, x.shape[-1] - 2 * self.pairs], dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos, rest], dim=-1)

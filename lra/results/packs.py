@@ -1,0 +1,95 @@
+"""Packs: the committed rows of one device, one row for each experiment.
+
+A cell's id changes with the code, the experiment it stands for does not. A pack holds the newest
+row of each experiment, so that a figure never averages yesterday's code with today's.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lra.results.csv_io import key, read_csv
+from lra.results.schema import TABLES, KernelRow, LengthRow, RunRow
+
+Row = TypeVar("Row")
+PACK_TABLES = ("runs", "lengths", "kernels")
+
+# the columns that name an experiment, in sorting order; the rest is what came out of it
+EXPERIMENT: dict[type, tuple[str, ...]] = {
+    RunRow: (
+        "device", "protocol", "task", "model", "mixer", "block", "backbone", "mixer_knobs", "tier",
+        "length", "batch", "causal", "label", "backend", "precision", "n_threads", "seed",
+    ),
+    LengthRow: (
+        "device", "model", "level", "pass_", "length", "batch", "causal", "dim", "heads", "layers",
+        "backend", "dtype",
+    ),
+    KernelRow: (
+        "device", "op", "backend", "pass_", "dtype", "batch", "heads", "length", "key_length",
+        "head_dim", "causal", "window",
+    ),
+}  # fmt: skip
+
+
+def experiment(row: Any) -> tuple[Any, ...]:
+    """What was tried, whatever code tried it."""
+    return tuple(getattr(row, name) for name in EXPERIMENT[type(row)])
+
+
+def newest(rows: Iterable[Row]) -> list[Row]:
+    """One row for each experiment, the latest by date (of equals the last), in a stable order."""
+    by_cell = {key(row): row for row in rows}
+    by_experiment = {}
+    for row in sorted(by_cell.values(), key=lambda row: getattr(row, "date", None) or ""):
+        by_experiment[experiment(row)] = row
+    return in_order(by_experiment.values())
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """The rows sorted by experiment, then by cell; None comes first."""
+    return sorted(
+        rows,
+        key=lambda row: [(value is not None, value) for value in (*experiment(row), *key(row))],
+    )
+
+
+def device_slug(device: str | None) -> str:
+    """A folder name for a device: lower case, digits, dots and hyphens.
+
+    Example: ``NVIDIA H100 80GB HBM3`` gives ``nvidia-h100-80gb-hbm3``.
+    """
+    words = re.sub(r"[^a-z0-9.]+", "-", (device or "").lower())
+    return words.strip("-.")[:80].rstrip("-.") or "unknown-device"
+
+
+def pack_path(results: Path, device: str | None, table: str) -> Path:
+    """Where the committed rows of a device lie."""
+    return results / "measured" / device_slug(device) / f"{table}.csv"
+
+
+def read_all(results: Path, table: str) -> list[Any]:
+    """All committed rows of a table, and this machine's collected ones; committed ones win.
+
+    Raises:
+        UserError: a file that does not fit the schema.
+    """
+    row_type: type[Any] = TABLES[table]
+    local = results / "local" / f"{table}.csv"
+    mine: list[Any] = read_csv(local, row_type) if local.exists() else []
+    committed = [
+        row
+        for path in sorted((results / "measured").glob(f"*/{table}.csv"))
+        for row in read_csv(path, row_type)
+    ]
+    published = {experiment(row) for row in committed}
+    return newest([row for row in mine if experiment(row) not in published] + committed)
+
+
+def by_device(rows: Sequence[Row], table: str, results: Path) -> dict[Path, list[Row]]:
+    """The rows sorted into the packs of their devices."""
+    packs: dict[Path, list[Row]] = {}
+    for row in rows:
+        path = pack_path(results, getattr(row, "device", None), table)
+        packs.setdefault(path, []).append(row)
+    return packs

@@ -1,0 +1,1 @@
+raise TypeError("a bug\nat import")

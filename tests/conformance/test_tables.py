@@ -1,0 +1,53 @@
+"""The committed tables of cards and checks are those of the code as it is."""
+
+from pathlib import Path
+
+import pytest
+
+from lra.conformance import tables
+from lra.conformance.checks import CHECKS
+from lra.conformance.outcome import Outcome
+from lra.conformance.subject import presets
+from lra.results.csv_io import read_csv
+from lra.results.schema import ConformanceRow, ModelRow
+from lra.results.source import ROOT
+
+MEASURED = ROOT / "results" / "measured"
+
+
+def test_committed_cards_are_current():
+    assert read_csv(MEASURED / "models.csv", ModelRow) == tables.model_rows()
+
+
+@pytest.mark.parametrize("model", presets())
+def test_committed_conformance_is_current(model):
+    committed = [r for r in read_csv(MEASURED / "conformance.csv", ConformanceRow)]
+    mine = [row for row in committed if row.model == model]
+    assert [row.check for row in mine] == list(CHECKS), "other checks than the committed ones"
+    assert {row.source for row in mine} == {tables.digest(model)}, "the code has changed since"
+
+
+def test_committed_conformance_names_no_other_model():
+    committed = read_csv(MEASURED / "conformance.csv", ConformanceRow)
+    assert {row.model for row in committed} == set(presets())
+
+
+def test_failing_card_writes_nothing(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "examine", lambda subject: [Outcome("padding", "fail", "leaks")])
+    with pytest.raises(AssertionError, match="fails padding: leaks"):
+        tables.write(tmp_path)
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_tables_are_written(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(tables, "presets", lambda: ["transformer"])
+    monkeypatch.setattr(tables, "examine", lambda subject: [Outcome("cross", "refuses", "no")])
+    models, conformance = tables.write(tmp_path)
+    (row,) = read_csv(conformance, ConformanceRow)
+    assert (row.model, row.check, row.status, row.reason) == (
+        "transformer", "cross", "refuses", "no",
+    )  # fmt: skip
+    assert row.source == tables.digest("transformer")
+    (card,) = read_csv(models, ModelRow)
+    # four projections of 64 x 64 without bias
+    assert (card.family, card.n_params) == ("exact", 4 * 64 * 64)

@@ -1,0 +1,69 @@
+"""One look for all figures: a colour for each family, sizes that a column can carry."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lra.results.csv_io import write_bytes
+
+# Okabe and Ito's eight colours, told apart by colour-blind readers, and grey
+FAMILY_COLOURS = {
+    "exact": "#000000",
+    "sparse": "#E69F00",
+    "hashed": "#F0E442",
+    "low_rank": "#0072B2",
+    "linear": "#D55E00",
+    "recurrent": "#56B4E9",
+    "ssm": "#009E73",
+    "conv": "#CC79A7",
+    "whole_model": "#888888",
+}
+RC: Any = {
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 200,
+    "svg.hashsalt": "lra",
+    # a dollar in a name is a dollar
+    "text.parse_math": False,
+}
+
+
+def style() -> Any:
+    """The context in which a figure is drawn and saved."""
+    return rc_context(RC)
+
+
+def canvas(inches: tuple[float, float]) -> tuple[Figure, FigureCanvasAgg]:
+    """An empty figure whose display coordinates are points, and what measures text in it."""
+    figure = Figure(figsize=inches, dpi=72)
+    return figure, FigureCanvasAgg(figure)
+
+
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Writes ``path`` with .png and .svg; the same figure gives the same bytes.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    written = []
+    for suffix, metadata in ((".png", {"Software": None}), (".svg", {"Date": None})):
+        content = io.BytesIO()
+        figure.savefig(content, format=suffix[1:], metadata=metadata)
+        written.append(write_bytes(path.with_name(path.name + suffix), content.getvalue()))
+    return written

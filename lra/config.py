@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lra.errors import UserError, nearest
 from lra.presets import check_name
-from lra.resolvers import checkout
+from lra.resolvers import checkout, from_checkout
 
 CHOICES = {
     "norm": ("layer", "batch", "rms", "scale"),
@@ -161,7 +161,7 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
         if tree[part].get("_target_") in (None, "???"):
             raise UserError(f"{part}._target_ is missing: give {part}._target_=my_module.MyClass")
     _check_top(tree)
-    paths = {key: _from_checkout(value) for key, value in tree["paths"].items()}
+    paths = {key: Path(from_checkout(value)) for key, value in tree["paths"].items()}
     return RunConfig(
         model=_model_name(tree),
         layers=_layers(tree),
@@ -235,11 +235,6 @@ def _first_line(error: Exception) -> str:
 
 def _is_required(schema: Any, name: str) -> bool:
     return not schema._get_node(name)._is_optional()
-
-
-def _from_checkout(path: str) -> Path:
-    expanded = Path(path).expanduser()
-    return expanded if expanded.is_absolute() else Path(checkout()) / expanded
 
 
 def _model_name(tree: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ def explain(error: BaseException, arguments: Sequence[str]) -> str:
     ):
         if match := re.search(pattern, text):
             return reply(arguments, *match.groups())
+    if isinstance(error, OSError) and error.filename:
+        return f"cannot write {error.filename}: {error.strerror}; set paths.results=... elsewhere"
     lines = str(error).split("\n")
     if override := getattr(error, "override", None):
         return f"cannot read '{override}' ({' '.join(lines[:2])}): write key=value"

@@ -24,7 +24,12 @@ def checkout() -> str:
     return str(Path(__file__).resolve().parents[1])
 
 
+def from_checkout(path: str) -> str:
+    """A path that counts from the checkout if it is relative."""
+    return str(Path(checkout()) / Path(path).expanduser())
+
+
 def register() -> None:
     """Makes the resolvers known to OmegaConf; may be called again."""
-    OmegaConf.register_new_resolver("checkout", checkout, replace=True)
+    OmegaConf.register_new_resolver("from_checkout", from_checkout, replace=True)
     OmegaConf.register_new_resolver("sized", sized, replace=True)

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import multiprocessing
 import os
 import resource
 import signal
@@ -42,6 +43,9 @@ def run_in_child(cfg: DictConfig, changed: list[str], *, number: int) -> None:
         # `model=glob(*)` means every model that there is
         log.info("skipped: %s is a mixer of your own, mixer._target_=...", cfg.model.name)
         return
+    if multiprocessing.current_process().name != "MainProcess":
+        # a launcher's worker would outlive a sweep that is killed, and its cell with it
+        _die_with_parent(os.getppid())
     order = json.dumps({"cfg": OmegaConf.to_container(cfg, resolve=True), "changed": changed})
     read, write = os.pipe()
     with os.fdopen(read) as told:

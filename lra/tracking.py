@@ -57,7 +57,8 @@ class Tracker:
         """One row of the history."""
         if self.run is not None:
             with self._forgiving():
-                self.run.log(dict(row), step=int(row["step"]))
+                # at once: a row that waits would overwrite the summary at the end
+                self.run.log(dict(row), step=int(row["step"]), commit=True)
 
     def finish(self, row: RunRow) -> None:
         """The final row becomes the summary."""

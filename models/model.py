@@ -41,8 +41,8 @@ class Model(nn.Module):
             self.head = TokenHead(layer.dim, classes=spec.classes)
 
     def forward(
-        self, x: Shaped[Tensor, "B *rest"], mask: Bool[Tensor, "B *N"]
-    ) -> Float[Tensor, "B *classes"]:
+        self, x: Shaped[Tensor, "B ..."], mask: Bool[Tensor, "B ..."]
+    ) -> Float[Tensor, "B ..."]:
         """Logits ``(B, C)``, or ``(B, N, C)`` for a task that labels positions."""
         if mask.shape != x.shape[: 3 if self.kind == "match" else 2]:
             raise ValueError(f"mask {tuple(mask.shape)} does not fit inputs {tuple(x.shape)}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean, median
 
 from lra.errors import UserError, nearest
-from lra.results.packs import device_slug, read_all
+from lra.results.collect import read_all
+from lra.results.packs import device_slug
 from lra.results.schema import FAMILIES, RunRow
 from lra.results.statistics import Estimate, left_chance, mean_interval
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.dropout import draw, kept
-from kernels.attention.score import Score, elementwise
+from kernels.attention.score import Score, elementwise, repeat_heads
 
 
 def run(
@@ -21,8 +21,7 @@ def run(
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     n, m = q.shape[2], k.shape[2]
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    k, v = repeat_heads(k, q), repeat_heads(v, q)
     # the last query sits beside the last key
     relative = torch.arange(m, device=q.device) - torch.arange(m - n, m, device=q.device)[:, None]
     s = scores(q, k, score, scale, relative)

@@ -40,6 +40,14 @@ class Score:
     activation: Activation = "softmax"
 
 
+def repeat_heads(
+    x: Float[Tensor, "B J M K"], q: Float[Tensor, "B H N Q"]
+) -> Float[Tensor, "B H M K"]:
+    """Keys or values with a head for each head of q: each serves H / J successive ones."""
+    times = q.shape[1] // x.shape[1]
+    return x if times == 1 else x.repeat_interleave(times, dim=1)
+
+
 def elementwise(u: Float[Tensor, "*S"], activation: Activation) -> Float[Tensor, "*S"]:
     """The weight of each score alone, for the activations that are not the softmax."""
     if activation == "relu2":

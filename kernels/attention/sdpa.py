@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from kernels.attention.score import Score
+from kernels.attention.score import Score, repeat_heads
 
 FUSED = [
     SDPBackend.FLASH_ATTENTION,
@@ -62,8 +62,7 @@ def run(
 ) -> Tensor:
     # the fused kernels want the channels of a head side by side in memory
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    k, v = repeat_heads(k, q), repeat_heads(v, q)
     mask = nothing = None
     if key_mask is not None:
         mask = key_mask[:, None, None, :]

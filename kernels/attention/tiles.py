@@ -1,33 +1,39 @@
-"""How attention is cut so that scores of every pair are never held: geometry without numbers.
+"""How attention is cut so that the scores of every pair are never held: geometry, no numbers.
 
-A tile is G blocks of b successive queries; block number g sees L successive keys. Full attention
-takes one block at a time with all the keys it can see. A narrow window takes many blocks at once:
-the keys of neighbouring blocks overlap, and a strided view shows them without a copy.
+A tile is G blocks of b successive queries, and each block sees L successive keys. Full attention
+takes one block at a time with all the keys that it can see. A narrow window takes many blocks at
+once: the keys of neighbouring blocks overlap, and a strided view shows them without a copy.
 
 Legend: Z heads taken at once, G blocks, b queries of a block, L keys of a block, N queries, M keys.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-# fewer rows than this make poor matrix products, more see keys that the window hides
+# fewer rows than this make poor matrix products; more see keys that a window hides
 ROWS = 64
+
+At = tuple[slice, slice]  # examples and heads
 
 
 @dataclass(frozen=True)
 class Tile:
     """``blocks`` blocks of ``rows`` queries from ``query`` on; the first sees ``keys`` keys from
-    ``key`` on, each later one ``rows`` further. Both may reach outside the sequence."""
+    ``key`` on, each later one ``rows`` further. All of it lies inside the sequence."""
 
     query: int
     blocks: int
     rows: int
     key: int
     keys: int
+
+    @property
+    def scores(self) -> int:
+        return self.blocks * self.rows * self.keys
 
 
 @dataclass(frozen=True)
@@ -46,58 +52,55 @@ class Band:
     def offset(self) -> int:
         return self.keys - self.queries
 
-    def narrow(self) -> bool:
-        """Whether blocks of ``ROWS`` queries see less than half of the keys."""
-        if self.left is None or self.right is None or self.queries <= ROWS:
-            return False
-        return 2 * (self.left + self.right + ROWS) <= self.keys
+    def tiles(self, budget: int, blocked: bool) -> list[Tile]:
+        """Tiles that cover the queries, each of about ``budget`` scores of one head.
 
-    def tiles(self, budget: int, one_block: bool) -> tuple[list[Tile], int]:
-        """Tiles that cover the queries, and how many heads to take at once.
-
-        Args:
-            budget: scores to hold at once, about.
-            one_block: no tile of several blocks.
+        ``blocked`` allows tiles of several blocks, where the window is narrow enough for them.
         """
-        if self.narrow() and not one_block:
-            return self._blocked(budget)
-        rows = min(self.queries, max(ROWS, budget // self.keys))
-        tiles = []
-        for start in range(0, self.queries, rows):
-            stop = min(start + rows, self.queries)
-            low, high = self._seen(start), self._seen(stop - 1)
-            # a block that sees nothing gets one hidden key
-            first = min(low[0], self.keys - 1)
-            tiles.append(Tile(start, 1, stop - start, first, max(high[1] - first, 1)))
-        return tiles, max(1, budget // (rows * self.keys))
-
-    def _blocked(self, budget: int) -> tuple[list[Tile], int]:
-        assert self.left is not None and self.right is not None
+        if self.left is None or self.right is None or not blocked:
+            return self._dense(0, self.queries, budget)
         rows = min(ROWS, max(16, -(-max(self.left, self.right) // 16) * 16))
         before, after = -(-self.left // rows), -(-self.right // rows)
-        keys, blocks = (before + 1 + after) * rows, -(-self.queries // rows)
-        most = min(blocks, max(1, budget // (rows * keys)))
+        keys = (before + 1 + after) * rows
+        # block i starts at key (i - before) rows + offset: those that lie inside
+        start = -(-self.offset // rows)
+        first = max(0, before - start if self.offset % rows == 0 else before + 1 - start)
+        last = min((self.keys - keys - self.offset) // rows + before, self.queries // rows - 1)
+        if 2 * keys > self.keys or last < first:
+            return self._dense(0, self.queries, budget)
+        most = max(1, budget // (rows * keys))
+        blocks = last + 1 - first
         each = -(-blocks // -(-blocks // most))
-        tiles = [
-            Tile(i * rows, min(each, blocks - i), rows, (i - before) * rows + self.offset, keys)
-            for i in range(0, blocks, each)
+        inside = [
+            Tile(i * rows, min(each, last + 1 - i), rows, (i - before) * rows + self.offset, keys)
+            for i in range(first, last + 1, each)
         ]
-        return tiles, max(1, budget // (each * rows * keys))
+        ends = (0, first * rows), ((last + 1) * rows, self.queries)
+        return inside + [tile for end in ends for tile in self._dense(*end, rows * keys)]
 
-    def _seen(self, query: int) -> tuple[int, int]:
-        """First and last key (plus one) that a query sees, inside the sequence."""
-        at = query + self.offset
-        first = 0 if self.left is None else max(0, at - self.left)
-        return first, self.keys if self.right is None else min(self.keys, at + self.right + 1)
+    def _dense(self, begin: int, end: int, budget: int) -> list[Tile]:
+        """Tiles of one block, with the keys that its queries see between them."""
+        rows = max(ROWS, budget // self.keys)
+        tiles = []
+        for start in range(begin, end, rows):
+            stop = min(start + rows, end)
+            low, high = 0, self.keys
+            if self.left is not None:
+                low = min(max(0, start + self.offset - self.left), self.keys - 1)
+            if self.right is not None:
+                high = min(self.keys, stop + self.offset + self.right)
+            # a block that sees nothing gets one hidden key
+            tiles.append(Tile(start, 1, stop - start, low, max(high - low, 1)))
+        return tiles
 
-    def relative(self, tile: Tile, device: torch.device) -> Tensor:
-        """Key minus query position of each pair of a block, ``(b, L)``; the same in every block."""
+    def relative(self, tile: Tile, device: torch.device) -> Int[Tensor, "b L"]:
+        """Key minus query position of each pair of a block; the same in every block."""
         start = tile.key - tile.query - self.offset
         row = torch.arange(tile.rows, device=device)
         return torch.arange(start, start + tile.keys, device=device) - row[:, None]
 
     def hides(self, tile: Tile) -> bool:
-        """Whether the band hides any pair of the tile (ends of the sequence apart)."""
+        """Whether the band hides any pair of the tile."""
         start = tile.key - tile.query - self.offset
         left = self.left is not None and start - (tile.rows - 1) < -self.left
         return left or (self.right is not None and start + tile.keys - 1 > self.right)
@@ -108,8 +111,8 @@ class Band:
             return slice(0, tile.keys)
         return slice(max(0, self.right + 1 - (tile.key - tile.query - self.offset)), tile.keys)
 
-    def hidden(self, tile: Tile, device: torch.device) -> Tensor:
-        """True where the band hides a pair of a block, ``(b, L)``."""
+    def hidden(self, tile: Tile, device: torch.device) -> Bool[Tensor, "b L"]:
+        """True where the band hides a pair of a block."""
         relative = self.relative(tile, device)
         hidden = torch.zeros_like(relative, dtype=torch.bool)
         if self.left is not None:
@@ -118,47 +121,43 @@ class Band:
             hidden |= relative > self.right
         return hidden
 
-    def overhangs(self, tile: Tile) -> bool:
-        """Whether the tile names keys outside the sequence."""
-        return tile.key < 0 or tile.key + (tile.blocks - 1) * tile.rows + tile.keys > self.keys
-
     def may_be_empty(self, tile: Tile) -> bool:
-        """Whether the band may leave a row of the tile without any key."""
-        too_early = self.right is not None and tile.query + self.offset + self.right < 0
-        return too_early or tile.query + tile.blocks * tile.rows > self.queries
+        """Whether the band leaves a row of the tile without any key."""
+        return self.right is not None and tile.query + self.offset + self.right < 0
+
+
+def groups(batch: int, heads: int, at_once: int) -> Iterator[At]:
+    """Cuts B x H: several examples with all their heads, or some heads of one example."""
+    examples, some = max(1, at_once // heads), min(heads, max(1, at_once))
+    for b in range(0, batch, examples):
+        for h in range(0, heads, some):
+            yield slice(b, b + examples), slice(h, h + some)
 
 
 def cut(
-    x: Shaped[Tensor, "Z N *K"], start: int, blocks: int, step: int, length: int, fill: float = 0.0
+    x: Shaped[Tensor, "B H N *K"], at: At, start: int, blocks: int, step: int, length: int
 ) -> Shaped[Tensor, "Z G L *K"]:
-    """Slices of ``length`` from ``start`` on, each ``step`` further; ``fill`` outside the sequence.
-
-    A view where nothing reaches outside.
-    """
-    n, total = x.shape[1], (blocks - 1) * step + length
-    low, high = (min(max(edge, 0), n) for edge in (start, start + total))
-    part = x[:, low:high]
-    if high - low < total:
-        before = min(max(-start, 0), total)
-        pad = [0, 0] * (x.ndim - 2) + [before, total - before - (high - low)]
-        part = F.pad(part, pad, value=fill)
+    """Slices of ``length`` from ``start`` on, each ``step`` further; a view if memory allows."""
+    part = x[at][:, :, start : start + (blocks - 1) * step + length].flatten(0, 1)
     if blocks == 1:
         return part.unsqueeze(1)
-    slices = part.unfold(1, length, step)
-    return slices if x.ndim == 2 else slices.transpose(-1, -2)
+    return part.unfold(1, length, step).movedim(-1, 2)
 
 
 def add_cut(
-    x: Shaped[Tensor, "Z N K"], slices: Shaped[Tensor, "Z G L K"], start: int, step: int
+    x: Shaped[Tensor, "B H N K"], at: At, start: int, step: int, slices: Shaped[Tensor, "Z G L K"]
 ) -> None:
     """Adds overlapping slices back into x in place (the adjoint of ``cut``)."""
     blocks, length = slices.shape[1:3]
     width = step if blocks > 1 else length
+    whole = x[at]
     for shift in range(0, length, width):
-        piece = slices[:, :, shift : shift + width]
-        low, high = start + shift, start + shift + blocks * width
-        if low >= 0 and high <= x.shape[1]:
-            x[:, low:high].unflatten(1, (blocks, width)).add_(piece)
-        elif high > 0 and low < x.shape[1]:
-            inside = slice(max(low, 0), min(high, x.shape[1]))
-            x[:, inside] += piece.flatten(1, 2)[:, inside.start - low : inside.stop - low]
+        low = start + shift
+        part = whole[:, :, low : low + blocks * width].unflatten(2, (blocks, width))
+        part += slices[:, :, shift : shift + width].unflatten(0, whole.shape[:2])
+
+
+def put(whole: Tensor, part: Tensor, at: At, tile: Tile) -> None:
+    """Writes the rows of a tile ``(Z, G, b, ...)`` where they belong in ``(B, H, N, ...)``."""
+    where = whole[at][:, :, tile.query : tile.query + tile.blocks * tile.rows]
+    where.copy_(part.reshape(where.shape))

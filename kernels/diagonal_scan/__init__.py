@@ -13,7 +13,7 @@ OP = Op("diagonal_scan", backends=("reference", "eager", "compile"), auto={"cpu"
 
 
 def diagonal_scan(
-    a: Inexact[Tensor, "*A D"],
+    a: Inexact[Tensor, "*A #D"],
     b: Inexact[Tensor, "B N D"],
     *,
     reverse: bool = False,

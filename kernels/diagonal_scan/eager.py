@@ -18,7 +18,7 @@ LOOP, CHUNK = 12, 64
 
 
 def run(
-    a: Inexact[Tensor, "*A D"],
+    a: Inexact[Tensor, "*A #D"],
     b: Inexact[Tensor, "B N D"],
     *,
     reverse: bool = False,

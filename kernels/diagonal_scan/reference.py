@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def run(
-    a: Inexact[Tensor, "*A D"],
+    a: Inexact[Tensor, "*A #D"],
     b: Inexact[Tensor, "B N D"],
     *,
     reverse: bool = False,

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.linear_attention.slices import Plan, hide, wide
+from kernels.linear_attention.slices import Plan, hide
 
 
 class Bidirectional(torch.autograd.Function):
@@ -21,8 +21,7 @@ class Bidirectional(torch.autograd.Function):
         state: Tensor,
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
-        y = v.new_empty(*q.shape[:3], v.shape[-1])
-        normaliser = wide(y).new_empty(*q.shape[:3], int(plan.normalise))
+        y, normaliser = plan.outputs(q, v)
         with torch.autocast(q.device.type, enabled=False):
             for at in plan.slices(k):
                 _, keys = plan.keys(k, key_mask, at)

@@ -28,8 +28,7 @@ class Causal(torch.autograd.Function):
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
         chunk = chunk_length(q.shape[2], log_decay)
-        y = v.new_empty(*q.shape[:3], v.shape[-1])
-        normaliser = wide(y).new_empty(*q.shape[:3], int(plan.normalise))
+        y, normaliser = plan.outputs(q, v)
         shape, state = state.shape, state.flatten(0, 1)
         states = []
         with torch.autocast(q.device.type, enabled=False):

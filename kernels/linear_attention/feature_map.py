@@ -62,7 +62,7 @@ class EluPlusOne(FeatureMap):
 
     def __call__(self, x: Tensor, *, keys: bool, start: int = 0) -> Tensor:
         # elu(x) + 1 as it stands rounds small features to 0
-        return x.clamp(max=0).exp() + x.clamp(min=0)
+        return x.clamp(max=0).exp_() + x.clamp(min=0)
 
     def pull_back(self, x: Tensor, features: Tensor, grad: Tensor) -> Tensor:
         return grad * features.clamp(max=1)

@@ -8,8 +8,10 @@ from torch import Tensor
 
 from kernels.linear_attention.feature_map import FeatureMap
 
-# so many slices at most, however long the sequence is; features of a slice that stay in the cache
-SLICES, FEATURES = 32, 1 << 16
+# so many slices at most, however long the sequence is, and none shorter than so many positions
+SLICES, SHORTEST = 32, 128
+# features of a slice that stay in the cache
+FEATURES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,19 @@ class Plan:
         """Slices of whole chunks that x is read in; the last one may end inside a chunk."""
         batch, heads, n, width = x.shape
         features = batch * heads * n * self.feature_map.width(width)
-        count = min(SLICES, -(-features // FEATURES))
+        count = min(SLICES, -(-features // FEATURES), -(-n // SHORTEST))
         size = -(-n // (count * chunk)) * chunk
         return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+    def outputs(
+        self, q: Float[Tensor, "B H N K"], v: Float[Tensor, "B H M V"]
+    ) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N _"]]:
+        """Room for outputs and their normaliser."""
+        batch, heads, n, _ = q.shape
+        # heads inside positions, as fused attention returns them: joining them copies nothing
+        y = v.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
+        dtype = torch.promote_types(v.dtype, torch.float32)
+        return y, v.new_empty(batch, heads, n, int(self.normalise), dtype=dtype)
 
     def queries(
         self, q: Float[Tensor, "B H N K"], at: slice

@@ -2,9 +2,7 @@
 
 import argparse
 
-from rich.console import Console
-
-from lra.cli.main import results_argument
+from lra.cli.main import console, results_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     from lra.results.collect import collect, publish
 
-    console = Console()
+    out = console()
     for table, found in collect(options.results).items():
-        console.print(f"{len(found)} rows in {options.results / 'local' / table}.csv")
+        out.print(f"{len(found)} rows in {options.results / 'local' / table}.csv")
     if options.publish:
         for path in publish(options.results):
-            console.print(f"wrote {path}")
+            out.print(f"wrote {path}")

@@ -2,9 +2,7 @@
 
 import argparse
 
-from rich.console import Console
-
-from lra.cli.main import results_argument
+from lra.cli.main import console, results_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,4 +13,4 @@ def run(options: argparse.Namespace) -> None:
     from lra.conformance import write
 
     for path in write(options.results):
-        Console().print(f"wrote {path}")
+        console().print(f"wrote {path}")

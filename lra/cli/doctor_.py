@@ -5,8 +5,9 @@ import os
 import shutil
 from importlib import metadata
 
-from rich.console import Console
 from rich.table import Table
+
+from lra.cli.main import console
 
 LIBRARIES = ("triton", "flash-attn", "xformers", "fla-core", "mamba-ssm", "causal-conv1d")
 
@@ -22,24 +23,24 @@ def run(options: argparse.Namespace) -> None:
     from lra.resolvers import checkout
     from lra.results.fingerprint import cpu_name
 
-    console = Console()
+    out = console()
     free_gib = shutil.disk_usage(checkout()).free / 2**30
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    console.print(f"{cpu_name()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB memory")
-    console.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
+    out.print(f"{cpu_name()}, {os.cpu_count()} cores, {memory_gib:.0f} GiB memory")
+    out.print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
-        console.print(f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
+        out.print(f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     else:
-        console.print("no GPU that torch can use: everything runs on the CPU")
-    console.print(f"{free_gib:.0f} GiB free for data and results in {checkout()}")
+        out.print("no GPU that torch can use: everything runs on the CPU")
+    out.print(f"{free_gib:.0f} GiB free for data and results in {checkout()}")
     for name in LIBRARIES:
         try:
-            console.print(f"{name} {metadata.version(name)}")
+            out.print(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            console.print(f"{name}: not installed (extra `gpu`)")
+            out.print(f"{name}: not installed (extra `gpu`)")
     table = Table("op", "backend", "here")
     for op in all_ops().values():
         for backend in op.backends:
             reason = op.why_not_here(backend)
             table.add_row(op.name, backend, "works" if reason is None else f"no: {reason}")
-    console.print(table)
+    out.print(table)

@@ -2,10 +2,12 @@
 
 import argparse
 
-from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lra import presets
+from lra.cli.main import console
+
+FLAGS = ("causal", "two-sided", "recurrent")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +23,22 @@ def run(options: argparse.Namespace) -> None:
 
     if options.family is not None and options.family not in FAMILIES:
         raise nearest(options.family, FAMILIES, kind="family")
-    table = Table("model", "family", "year", "time", "memory", "causal", "two-sided", "recurrent")
-    for row in sorted(model_rows(), key=lambda row: (FAMILIES.index(row.family), row.model)):
-        wanted = options.family in (None, row.family)
-        wanted &= not options.causal or row.causality != "no"
-        wanted &= not options.recurrent or row.recurrent
-        if wanted:
-            flags = (row.causality, _yes(row.bidirectional), _yes(row.recurrent))
-            table.add_row(row.model, row.family, str(row.year), row.time, row.memory, *flags)
-    console = Console()
-    console.print(table)
-    console.print(f"tasks: {', '.join(presets.names('task'))}")
-    console.print(f"protocols: {', '.join(presets.names('protocol'))}")
+    found = [
+        row for row in sorted(model_rows(), key=lambda row: (FAMILIES.index(row.family), row.model))
+        if options.family in (None, row.family)
+        and (row.causality != "no" or not options.causal)
+        and (row.recurrent or not options.recurrent)
+    ]  # fmt: skip
+    # names are for copying: whole on the narrowest terminal
+    width = max((len(row.model) for row in found), default=0)
+    table = Table(Column("model", min_width=width), "family", "year", "time", "memory", *FLAGS)
+    for row in found:
+        flags = (row.causality, _yes(row.bidirectional), _yes(row.recurrent))
+        table.add_row(row.model, row.family, str(row.year), row.time, row.memory, *flags)
+    out = console()
+    out.print(table)
+    out.print(f"tasks: {', '.join(presets.names('task'))}")
+    out.print(f"protocols: {', '.join(presets.names('protocol'))}")
 
 
 def _yes(value: bool) -> str:

@@ -4,8 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from lra.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 COMMANDS = {
     "doctor": "which backends and libraries work on this machine, and why not",
@@ -45,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def console() -> "Console":
+    """Where commands print: a path stays on one line, and brackets are text."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, markup=False)
 
 
 def results_argument(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,7 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
-from lra.cli.main import results_argument
+from lra.cli.main import console, results_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,4 +15,4 @@ def run(options: argparse.Namespace) -> None:
     from lra.results.merge import merge
 
     for path in merge(options.files, options.results):
-        Console().print(f"wrote {path}")
+        console().print(f"wrote {path}")

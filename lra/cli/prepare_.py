@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from lra import presets
+from lra.cli.main import console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +29,11 @@ def run(options: argparse.Namespace) -> None:
 
     set_up_logging()
     task = make_task(load(presets.compose(*overrides)))
-    console = Console()
+    out = console()
     for split in SPLITS:
         dataset = task.build(split)
-        console.print(f"{split}: {len(dataset):,} examples ({task.spec.tier})")
+        out.print(f"{split}: {len(dataset):,} examples ({task.spec.tier})")
     for name, value in task.baselines().items():
-        console.print(f"{name}: {100 * value:.2f} % of test, a trivial baseline")
+        out.print(f"{name}: {100 * value:.2f} % of test, a trivial baseline")
     files = {Path(file["filename"]).parent for file in dataset.cache_files}
-    console.print("in " + ", ".join(str(path) for path in sorted(files)))
+    out.print("in " + ", ".join(str(path) for path in sorted(files)))

@@ -3,44 +3,52 @@
 import argparse
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 
 from lra import presets
-from lra.cli.main import results_argument
+from lra.cli.main import console, results_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="a model of `python -m lra list`")
+    parser.add_argument(
+        "overrides", nargs="*", help="as for run.py: mixer._target_=my_module.MyMixer"
+    )
     parser.add_argument("--run", action="store_true", help="run the checks now")
     results_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     presets.check_name("model", options.name)
-    from lra.conformance import model_rows, rows
+    from lra.conformance import load, model_row
+
+    out = console()
+    subject = load(options.name, options.overrides, sized=None)
+    facts = Table("card", "", show_header=False, title=options.name, title_justify="left")
+    for name, value in asdict(model_row(subject)).items():
+        facts.add_row(name, "-" if value is None else str(value))
+    out.print(facts)
+    knobs = [f"{knob}={value}" for knob, value in subject.mixer.items() if knob != "_target_"]
+    out.print(f"knobs: {', '.join(knobs) or 'none'}")
+    checks = outcomes(options)
+    if not checks:
+        out.print("no conformance on record: `python -m lra show NAME --run` runs the checks")
+        return
+    table = Table("check", "outcome", "reason", title="conformance", title_justify="left")
+    for check, outcome, reason in checks:
+        table.add_row(check, outcome, reason)
+    out.print(table)
+
+
+def outcomes(options: argparse.Namespace) -> list[tuple[str, str, str]]:
+    """Check, outcome and reason: found now with ``--run``, else as committed."""
+    from lra.conformance import examine, load
     from lra.results.csv_io import read_csv
     from lra.results.schema import ConformanceRow
 
-    console = Console()
-    card = next(row for row in model_rows() if row.model == options.name)
-    facts = Table("card", "", show_header=False, title=options.name, title_justify="left")
-    for name, value in asdict(card).items():
-        facts.add_row(name, "-" if value is None else str(value))
-    console.print(facts)
-    knobs = presets.compose(f"model={options.name}").mixer
-    console.print("knobs: " + ", ".join(f"{k}={v}" for k, v in knobs.items() if k != "_target_"))
-    path = options.results / "measured" / "conformance.csv"
     if options.run:
-        checks = rows(options.name)
-    elif path.exists():
-        checks = [row for row in read_csv(path, ConformanceRow) if row.model == options.name]
-    else:
-        checks = []
-    if not checks:
-        console.print("no conformance on record: `python -m lra show NAME --run` runs the checks")
-        return
-    table = Table("check", "outcome", "reason", title="conformance", title_justify="left")
-    for row in checks:
-        table.add_row(row.check, row.status, row.reason or "")
-    console.print(table)
+        found = examine(load(options.name, options.overrides))
+        return [(outcome.check, outcome.status, outcome.reason) for outcome in found]
+    path = options.results / "measured" / "conformance.csv"
+    rows = read_csv(path, ConformanceRow) if path.exists() else []
+    return [(row.check, row.status, row.reason or "") for row in rows if row.model == options.name]

@@ -107,7 +107,7 @@ class Cell:
         """The row as it stands, or None where there is none of this schema."""
         try:
             return from_mapping(RunRow, json.loads((self.folder / "row.json").read_text()))
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError):
             return None
 
     def finished(self) -> RunRow | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lra.errors import UserError
 from lra.results.csv_io import check_row, from_mapping, key, read_csv, write_csv, write_text
-from lra.results.packs import PACK_TABLES, by_device, in_order, newest
+from lra.results.packs import PACK_TABLES, by_device, experiment, in_order, newest
 from lra.results.schema import SCHEMA_VERSION, TABLES
 
 
@@ -38,6 +38,23 @@ def read_rows(folder: Path, table: str = "runs") -> list[Any]:
         UserError: a file that is no row of this schema; what to do is said.
     """
     return [_read_row(path, TABLES[table]) for path in sorted((folder / table).glob("*.json"))]
+
+
+def read_all(results: Path, table: str) -> list[Any]:
+    """All committed rows of a table, and this machine's finished cells; committed ones win.
+
+    Raises:
+        UserError: a file that does not fit the schema.
+    """
+    row_type: type[Any] = TABLES[table]
+    committed = [
+        row
+        for path in sorted((results / "measured").glob(f"*/{table}.csv"))
+        for row in read_csv(path, row_type)
+    ]
+    published = {experiment(row) for row in committed}
+    mine = read_rows(results / "local", table)
+    return newest([row for row in mine if experiment(row) not in published] + committed)
 
 
 def collect(results: Path) -> dict[str, list[Any]]:

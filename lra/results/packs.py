@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lra.results.csv_io import key, read_csv
-from lra.results.schema import TABLES, KernelRow, LengthRow, RunRow
+from lra.results.csv_io import key
+from lra.results.schema import KernelRow, LengthRow, RunRow
 
 Row = TypeVar("Row")
 PACK_TABLES = ("runs", "lengths", "kernels")
@@ -66,24 +66,6 @@ def device_slug(device: str | None) -> str:
 def pack_path(results: Path, device: str | None, table: str) -> Path:
     """Where the committed rows of a device lie."""
     return results / "measured" / device_slug(device) / f"{table}.csv"
-
-
-def read_all(results: Path, table: str) -> list[Any]:
-    """All committed rows of a table, and this machine's collected ones; committed ones win.
-
-    Raises:
-        UserError: a file that does not fit the schema.
-    """
-    row_type: type[Any] = TABLES[table]
-    local = results / "local" / f"{table}.csv"
-    mine: list[Any] = read_csv(local, row_type) if local.exists() else []
-    committed = [
-        row
-        for path in sorted((results / "measured").glob(f"*/{table}.csv"))
-        for row in read_csv(path, row_type)
-    ]
-    published = {experiment(row) for row in committed}
-    return newest([row for row in mine if experiment(row) not in published] + committed)
 
 
 def by_device(rows: Sequence[Row], table: str, results: Path) -> dict[Path, list[Row]]:

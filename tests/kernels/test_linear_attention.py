@@ -98,6 +98,7 @@ def results(backend, tensors, rest):
 def many_slices(monkeypatch):
     """Slices so short that even these lengths need several."""
     monkeypatch.setattr(slices, "FEATURES", 1500)
+    monkeypatch.setattr(slices, "SHORTEST", 1)
     monkeypatch.setattr(causal_form, "CHUNK", 16)
 
 
@@ -139,6 +140,7 @@ def test_reference_is_the_matrix_form():
 @pytest.mark.parametrize("case", CASES)
 def test_gradcheck(case, monkeypatch):
     monkeypatch.setattr(slices, "FEATURES", 100)
+    monkeypatch.setattr(slices, "SHORTEST", 1)
     monkeypatch.setattr(causal_form, "CHUNK", 4)
     tensors, rest = arguments(case, 9, state=True)
     if isinstance(rest["feature_map"], PositiveRandom):
@@ -382,7 +384,7 @@ def test_no_more_live_bytes_than_fused_attention(causal):
         def build(mode):
             inputs = [torch.randn(2, 2, 8192, 64, requires_grad=True) for _ in "qkv"]
             grad = torch.randn(2, 2, 8192, 64)
-            return (lambda: torch.autograd.grad(attend(*inputs), inputs, grad)), [*inputs, grad]
+            return (lambda: attend(*inputs).backward(grad)), [*inputs, grad]
 
         prediction = predict_memory_mib(build, device="cpu")
         assert prediction.reason is None

@@ -65,10 +65,12 @@ class Forks:
     def __init__(self, folder: Path, data: Path):
         self.folder, self.data, self.orders = folder, data, 0
         paths = [str(ROOT), str(OUTSIDE), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "HOME": str(folder)}
+        # no account, no wish about W&B
+        env = {name: value for name, value in env.items() if not name.startswith("WANDB")}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).parent / "drivers" / "forks.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
 
     @staticmethod

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from lra.errors import UserError
-from lra.results.collect import collect, publish, read_rows, write_row
+from lra.results.collect import collect, publish, read_all, read_rows, write_row
 from lra.results.csv_io import read_csv, write_csv
 from lra.results.merge import merge
-from lra.results.packs import device_slug, newest, read_all
+from lra.results.packs import device_slug, newest
 from lra.results.schema import KernelRow, LengthRow, RunRow
 
 ROW = RunRow(
@@ -176,7 +176,8 @@ def test_read_all_prefers_committed_rows(tmp_path):
     mine = replace(ROW, cell="mine", test_acc=0.9, date="2027-01-01")
     new = replace(ROW, cell="new", model="my_mixer")
     write_csv(tmp_path / PACK, [ROW], RunRow)
-    write_csv(tmp_path / "local" / "runs.csv", [mine, new], RunRow)
+    for row in (mine, new):
+        write_row(row, tmp_path / "local")
     assert sorted(row.cell for row in read_all(tmp_path, "runs")) == ["c0", "new"]
     assert read_all(tmp_path / "nothing", "runs") == []
 

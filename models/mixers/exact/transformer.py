@@ -1,5 +1,6 @@
-"""The Transformer's dense softmax attention: the baseline of every table."""
+"""Dense softmax attention: what every other mixer is measured against."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,12 +8,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
+from kernels.errors import Unsupported
 from models.card import Card
 from models.qkv import KeyValueCache, QKVMixer
 
 
 class Transformer(QKVMixer):
-    """Y = softmax(Q K^T / sqrt(K)) V in each head (Vaswani et al. 2017, eq. 1)."""
+    """``softmax(Q K^T / sqrt(K)) V`` in each head."""
 
     card = Card(
         title="Attention Is All You Need",
@@ -27,7 +29,9 @@ class Transformer(QKVMixer):
         recurrent=True,
         cross=True,
         ops=("attention",),
-        deviations=("projections have no bias, as in LRA's code",),
+        deviations=(
+            "the N x N weights are computed in tiles and never held, as in FlashAttention",
+        ),
     )
 
     def attend(
@@ -40,24 +44,21 @@ class Transformer(QKVMixer):
         dropout = self.dropout if self.training else 0.0
         return attention(q, k, v, causal=self.causal, key_mask=mask, dropout_p=dropout)
 
-    def dense_at(self, n: int) -> bool:
-        return True
-
     def reference_matrix(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B H N N"]:
-        q, k, _, _ = self.project(x, mask)
-        scores = q @ k.mT / self.head_dim**0.5
-        hidden = torch.zeros_like(scores, dtype=torch.bool)
-        if mask is not None:
-            hidden = hidden | ~mask[:, None, None, :]
-        if self.causal:
-            hidden = hidden | hidden.new_ones(scores.shape[-2:]).triu(1)
-        # a row that sees nothing mixes nothing
-        return scores.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num(0.0)
+        q, k, _, mask = self.project(x, mask)
+        n = x.shape[1]
+        visible = torch.ones(n, n, dtype=torch.bool, device=x.device)
+        return softmax_matrix(q, k, visible.tril() if self.causal else visible, mask)
+
+    def dense_at(self, n: int) -> bool:
+        return True
 
     def attend_state(self, batch: int, like: Tensor) -> KeyValueCache:
-        empty = like.new_zeros(batch, self.heads, 0, self.head_dim)
+        if not self.causal:
+            raise Unsupported("Transformer decodes step by step only with causal=true")
+        empty = like.new_empty(batch, self.heads, 0, self.head_dim)
         return KeyValueCache(empty, empty)
 
     def attend_step(
@@ -67,5 +68,19 @@ class Transformer(QKVMixer):
         v: Float[Tensor, "B H 1 V"],
         state: Any,
     ) -> tuple[Float[Tensor, "B H 1 V"], KeyValueCache]:
-        cache: KeyValueCache = state.append(k, v)
-        return attention(q, cache.keys, cache.values), cache
+        state = state.append(k, v)
+        return attention(q, state.keys, state.values), state
+
+
+def softmax_matrix(
+    q: Float[Tensor, "B H N K"],
+    k: Float[Tensor, "B H M K"],
+    visible: Bool[Tensor, "N M"],
+    mask: Bool[Tensor, "B M"] | None,
+) -> Float[Tensor, "B H N M"]:
+    """The attention weights themselves; rows without a visible key are zero."""
+    if mask is not None:
+        visible = visible & mask[:, None, None, :]
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+    return weights.masked_fill(~visible, 0)

@@ -1,4 +1,4 @@
-"""Attention to k learned mixtures of all positions instead of to the positions."""
+"""Linformer: keys and values projected along the sequence to a fixed number of slots."""
 
 from typing import Any
 
@@ -10,25 +10,26 @@ from kernels.attention import attention
 from models.card import Card, Equals
 from models.qkv import QKVMixer
 
-SHARES = ("kv", "headwise", "none")
+SHARING = ("kv", "headwise", "none")
 
 
-def _make_identity(mixer: Any) -> None:
-    """E = F = I: with k = N nothing is compressed."""
+def _identity(mixer: Any) -> None:
+    """Makes every projection the identity, each position its own slot."""
     with torch.no_grad():
-        mixer.e.copy_(torch.eye(*mixer.e.shape[-2:]))
+        for projection in (mixer.project_keys, mixer.project_values):
+            if projection is not None:
+                projection.copy_(torch.eye(*projection.shape[1:]).expand_as(projection))
 
 
 class Linformer(QKVMixer):
-    """Y = softmax(Q (E K)^T / sqrt(K)) (F V), E and F learned, (k, max_len).
+    """``softmax(Q (E K)^T / sqrt(K)) (F V)`` with learned E, F of shape (k, max_len).
 
-    Wang et al. 2020, eq. 7. Padding is zeroed in keys and values, so that E does not mix it; a
-    shorter sequence uses the first columns of E.
+    A shorter sequence uses the first N columns of E and F.
 
     Args:
-        k: mixtures.
-        share: ``kv``: E = F for all heads (LRA); ``headwise``: E and F, each for all heads;
-            ``none``: E and F of each head.
+        k: number of slots that keys and values are projected to.
+        share: ``kv`` one matrix for keys and values of all heads; ``headwise`` one for keys and
+            one for values, for all heads; ``none`` each head its own two.
     """
 
     card = Card(
@@ -38,31 +39,48 @@ class Linformer(QKVMixer):
         link="https://arxiv.org/abs/2006.04768",
         family="low_rank",
         time="N k d",
-        memory="N k",
+        memory="N d + N k",
         causality="no",
         bidirectional=True,
-        length_bound=("e",),
+        length_bound=("project_keys",),
         ops=("attention",),
-        equals=(
-            Equals(
-                "transformer", knobs=lambda n: {"k": n}, prepare=_make_identity, causal=(False,)
-            ),
+        equals=(Equals("transformer", lambda n: {"k": n}, prepare=_identity, causal=(False,)),),
+        padding="invariant",
+        padding_reason=(
+            "keys and values are zero at padding before they are projected, so it adds nothing; a "
+            "slot that gathers padding alone is a key of zeros with a score of 0, the same in the "
+            "unpadded example of the same max_len"
         ),
-        deviations=("E over all layers (the paper's layerwise sharing) is not offered",),
+        deviations=(
+            "padding is zeroed before the projection, which LRA's code leaves in",
+            "one matrix for all layers (layerwise sharing) is not offered",
+        ),
     )
 
-    def __init__(self, dim: int, *, k: int = 256, share: str = "kv", **standard: Any):
-        super().__init__(dim, **standard)
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        max_len: int,
+        causal: bool,
+        k: int = 256,
+        share: str = "kv",
+        **standard: Any,
+    ):
+        super().__init__(dim, heads=heads, max_len=max_len, causal=causal, **standard)
         if k < 1:
             raise ValueError(f"Linformer: k must be at least 1, got {k}")
-        if share not in SHARES:
-            raise ValueError(f"Linformer: share must be one of {', '.join(SHARES)}, got '{share}'")
+        if share not in SHARING:
+            raise ValueError(f"Linformer: share must be one of {', '.join(SHARING)}, got '{share}'")
+        matrices = heads if share == "none" else 1
+        bound = max_len**-0.5
         self.k = k
-        # (E and F, or one for both; heads, or one for all; k; max_len); drawn as a Linear over
-        # positions is, which public implementations use
-        bound = self.max_len**-0.5
-        sizes = (1 if share == "kv" else 2, self.heads if share == "none" else 1)
-        self.e = nn.Parameter(torch.empty(*sizes, k, self.max_len).uniform_(-bound, bound))
+        shape = (matrices, k, max_len)
+        self.project_keys = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.project_values: nn.Parameter | None = None
+        if share != "kv":
+            self.project_values = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
 
     def attend(
         self,
@@ -71,10 +89,10 @@ class Linformer(QKVMixer):
         v: Float[Tensor, "B H N V"],
         mask: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N V"]:
-        e = self.e[..., : k.shape[2]]
+        # keys and values are zero at padding already: the projections have no bias
+        e = self.project_keys[:, :, : k.shape[2]]
+        f = e if self.project_values is None else self.project_values[:, :, : k.shape[2]]
+        # one product over all examples, so that the gradient of e is never held for each of them
+        keys, values = (torch.einsum("hsn,bhnk->bhsk", p, x) for p, x in ((e, k), (f, v)))
         dropout = self.dropout if self.training else 0.0
-        return attention(q, e[0] @ k, e[-1] @ v, dropout_p=dropout)
-
-    def dense_at(self, n: int) -> bool:
-        # k >= N mixtures compress nothing
-        return self.k >= n
+        return attention(q, keys, values, dropout_p=dropout)

@@ -1,45 +1,54 @@
-"""Dense attention inside blocks that do not overlap: the Long Range Arena's "local attention"."""
+"""Local attention of the Long Range Arena: softmax inside blocks that do not see each other."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from kernels.attention import attention
+from kernels.errors import Unsupported
 from models.card import Card, Equals
+from models.mixers.exact.transformer import softmax_matrix
 from models.qkv import KeyValueCache, QKVMixer
 
 
 class LocalAttention(QKVMixer):
-    """Y = softmax(Q K^T / sqrt(K)) V inside each of N / b blocks; nothing crosses a block.
+    """``softmax(Q K^T / sqrt(K)) V`` with ``floor(i / block_size) = floor(j / block_size)``.
 
-    Tay et al. 2020 (LRA), appendix; blocks count from position 0, so padding moves none. However
-    many layers, only the pooled head sees more than a block: ``sliding_window_attention`` is the
-    overlapping kind.
+    Several layers still mix nothing across blocks: only what pools the sequence sees all of it.
 
     Args:
-        block_size: positions b of a block.
+        block_size: positions of a block, counted from position 0; the last one may be shorter.
     """
 
     card = Card(
-        title="Long Range Arena: A Benchmark for Efficient Transformers (local attention)",
+        title="Long Range Arena: A Benchmark for Efficient Transformers",
         authors="Tay, Dehghani, Abnar, Shen, Bahri, Pham, Rao, Yang, Ruder, Metzler",
         year=2020,
         link="https://arxiv.org/abs/2011.04006",
         family="sparse",
-        time="N b d",
+        time="N block_size d",
         memory="N d",
         causality="masked",
         bidirectional=True,
         recurrent=True,
         ops=("attention",),
-        equals=(Equals("transformer", knobs=lambda n: {"block_size": n}),),
+        equals=(Equals("transformer", lambda n: {"block_size": n}),),
     )
 
-    def __init__(self, dim: int, *, block_size: int = 20, **standard: Any):
-        super().__init__(dim, **standard)
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        max_len: int,
+        causal: bool,
+        block_size: int = 20,
+        **standard: Any,
+    ):
+        super().__init__(dim, heads=heads, max_len=max_len, causal=causal, **standard)
         if block_size < 1:
             raise ValueError(f"LocalAttention: block_size must be at least 1, got {block_size}")
         self.block_size = block_size
@@ -51,44 +60,36 @@ class LocalAttention(QKVMixer):
         v: Float[Tensor, "B H N V"],
         mask: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N V"]:
-        batch, n = q.shape[0], q.shape[2]
-        size = min(self.block_size, n)
-        missing = -n % size
-        if missing and mask is None and not self.causal:
-            # a causal block needs no mask: real queries see no later key
+        batch, _, n, _ = q.shape
+        block = min(self.block_size, n)
+        fill = -n % block
+        if fill and mask is None and not self.causal:
             mask = torch.ones(batch, n, dtype=torch.bool, device=q.device)
-        q, k, v = (self._fold(x, size, missing) for x in (q, k, v))
         if mask is not None:
-            mask = F.pad(mask, (0, missing)).reshape(-1, size)
+            mask = F.pad(mask, (0, fill)).reshape(-1, block)
+        if fill:
+            q, k, v = (F.pad(x, (0, 0, 0, fill)) for x in (q, k, v))
+        # blocks are examples: (B, H, N, K) -> (B N/b, H, b, K)
+        q, k, v = (x.unflatten(2, (-1, block)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         y = attention(q, k, v, causal=self.causal, key_mask=mask, dropout_p=dropout)
-        y = y.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
-        return y[:, :, :n]
-
-    @staticmethod
-    def _fold(x: Tensor, size: int, missing: int) -> Tensor:
-        """(B, H, N, K) to (B N/b, H, b, K)."""
-        blocks = F.pad(x, (0, 0, 0, missing)).unflatten(2, (-1, size))
-        return blocks.transpose(1, 2).flatten(0, 1)
-
-    def dense_at(self, n: int) -> bool:
-        return self.block_size >= n
+        return y.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
 
     def reference_matrix(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
     ) -> Float[Tensor, "B H N N"]:
-        q, k, _, _ = self.project(x, mask)
+        q, k, _, mask = self.project(x, mask)
         block = torch.arange(x.shape[1], device=x.device) // self.block_size
-        hidden = (block[:, None] != block).expand(len(x), 1, -1, -1)
-        if mask is not None:
-            hidden = hidden | ~mask[:, None, None, :]
-        if self.causal:
-            hidden = hidden | torch.ones_like(hidden).triu(1)
-        scores = (q @ k.mT / self.head_dim**0.5).masked_fill(hidden, -torch.inf)
-        return scores.softmax(-1).nan_to_num(0.0)
+        visible = block[:, None] == block
+        return softmax_matrix(q, k, visible.tril() if self.causal else visible, mask)
+
+    def dense_at(self, n: int) -> bool:
+        return n <= self.block_size
 
     def attend_state(self, batch: int, like: Tensor) -> KeyValueCache:
-        empty = like.new_zeros(batch, self.heads, 0, self.head_dim)
+        if not self.causal:
+            raise Unsupported("LocalAttention decodes step by step only with causal=true")
+        empty = like.new_empty(batch, self.heads, 0, self.head_dim)
         return KeyValueCache(empty, empty)
 
     def attend_step(
@@ -98,6 +99,7 @@ class LocalAttention(QKVMixer):
         v: Float[Tensor, "B H 1 V"],
         state: Any,
     ) -> tuple[Float[Tensor, "B H 1 V"], KeyValueCache]:
+        # a full block is over: the next token starts its own
         full = state.keys.shape[2] == self.block_size
-        cache = KeyValueCache(k, v) if full else state.append(k, v)
-        return attention(q, cache.keys, cache.values), cache
+        state = KeyValueCache(k, v) if full else state.append(k, v)
+        return attention(q, state.keys, state.values), state

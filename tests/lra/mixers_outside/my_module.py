@@ -122,10 +122,13 @@ class Killed(MyMixer):
 
 
 class Slow(MyMixer):
-    """A tenth of a second a forward."""
+    """A tenth of a second a forward, or ``SLOW_S``; notes each one in the file ``SLOW_LOG``."""
 
     def forward(self, x, mask=None, **context):
-        time.sleep(0.1)
+        time.sleep(float(os.environ.get("SLOW_S", "0.1")))
+        if "SLOW_LOG" in os.environ:
+            with open(os.environ["SLOW_LOG"], "a") as file:
+                file.write(f"{os.getpid()}\n")
         return super().forward(x, mask, **context)
 
 
@@ -136,4 +139,12 @@ class Asked(MyMixer):
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls == 3 and os.environ.get("ASK_RANK") == os.environ.get("RANK", "0"):
             os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(x, mask, **context)
+
+
+class Greedy(MyMixer):
+    """Asks for 8 GiB that it never touches: only a limit refuses it."""
+
+    def forward(self, x, mask=None, **context):
+        torch.empty(2**33, dtype=torch.uint8)
         return super().forward(x, mask, **context)

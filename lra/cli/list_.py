@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> None:
     ]  # fmt: skip
     # names are for copying: whole on the narrowest terminal
     width = max((len(row.model) for row in found), default=0)
-    table = Table(Column("model", min_width=width), "family", "year", "time", "memory", *FLAGS)
+    costs = (Column("time", overflow="fold"), Column("memory", overflow="fold"))
+    table = Table(Column("model", min_width=width), "family", "year", *costs, *FLAGS)
     for row in found:
         flags = (row.causality, _yes(row.bidirectional), _yes(row.recurrent))
         table.add_row(row.model, row.family, str(row.year), row.time, row.memory, *flags)

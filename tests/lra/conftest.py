@@ -42,10 +42,10 @@ def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a Python command of the checkout from another folder, as a user would."""
 
     def run(*arguments: str, timeout: float = 240, **options) -> subprocess.CompletedProcess[str]:
+        options = {"cwd": tmp_path, **options}
         return subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True,
-            timeout=timeout, **options,
-        )  # fmt: skip
+            [sys.executable, *arguments], capture_output=True, text=True, timeout=timeout, **options
+        )
 
     return run
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lra.errors import UserError
-from lra.results.csv_io import write_csv
-from lra.results.schema import RunRow
+from lra.results.collect import write_row
 from plots.entries import baselines, entries, load
 
 
@@ -95,10 +94,11 @@ def test_load_groups_by_device_and_protocol(results, rows):
         load(folder, device="TPU")
 
 
-def test_load_adds_collected_rows_to_committed_ones(results, rows, make_row):
+def test_load_adds_finished_cells_to_committed_ones(results, rows, make_row):
     folder = results(rows)
     mine = [make_row("lru", 0, cell="again", test_acc=0.9), make_row("lru", 9, cell="new")]
-    write_csv(folder / "local" / "runs.csv", mine, RunRow)
+    for row in mine:
+        write_row(row, folder / "local")
     (group,) = load(folder)
     (lru,) = [entry for entry in group.entries if entry.name == "lru"]
     assert {row.cell for row in lru.rows} == {"lru-0", "lru-1", "lru-2", "new"}

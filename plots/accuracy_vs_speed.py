@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from textwrap import wrap
 
@@ -155,32 +156,35 @@ def _radius(area: float) -> float:
 def _baselines(
     measure: FigureCanvasAgg, axes: Axes, rules: Mapping[str, float], bubbles: Sequence[Box]
 ) -> list[Box]:
-    """Dashed lines of the trivial rules, named at the freer end; what labels must not cover."""
-    covered: list[Box] = []
+    """Dashed lines of the trivial rules, named where it is free; what labels must not cover."""
     names: dict[str, list[str]] = {}
     for name, share in rules.items():
         names.setdefault(f"{100 * share:.1f}", []).append(name)
+    covered: list[Box] = []
+    for value in names:
+        axes.axhline(float(value), color=DARK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        height = axes.transData.transform((1, float(value)))[1]
+        covered.append(Box(axes.bbox.x0, height - 1, axes.bbox.x1, height + 1))
     for value, equal in names.items():
-        y = float(value)
-        axes.axhline(y, color=DARK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        ends = []
-        for side, align in ((1.0, "right"), (0.0, "left")):
+        found = []
+        for side, above in product((1.0, 0.0), (True, False)):
             text = axes.annotate(
                 f"{', '.join(equal)} {value} %",
-                (side, y),
+                (side, float(value)),
                 xycoords=axes.get_yaxis_transform(),
-                xytext=(3 - 6 * side, 2),
+                xytext=(3 - 6 * side, 2 if above else -2),
                 textcoords="offset points",
-                ha=align,
+                ha="right" if side else "left",
+                va="bottom" if above else "top",
                 fontsize=8,
                 color=DARK,
             )
             box = Box(*text.get_window_extent(measure.get_renderer()).extents)
-            ends.append((sum(box.overlap(other) for other in [*bubbles, *covered]), text, box))
-        (_, _, box), (_, other, _) = sorted(ends, key=lambda end: end[0])
-        other.remove()
-        height = axes.transData.transform((1, y))[1]
-        covered += [box, Box(axes.bbox.x0, height - 1, axes.bbox.x1, height + 1)]
+            found.append((sum(box.overlap(other) for other in [*bubbles, *covered]), text, box))
+        (_, _, box), *others = sorted(found, key=lambda name: name[0])
+        for _, other, _ in others:
+            other.remove()
+        covered.append(box)
     return covered
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 Activation = Literal["softmax", "relu2", "laplace"]
 ACTIVATIONS: tuple[str, ...] = Activation.__args__  # type: ignore[attr-defined]
 
-# Mega fits mean and deviation so that value and slope meet the squared ReLU's at sqrt(2)
+# with these, value and slope meet those of the squared ReLU at sqrt(1/2)
 LAPLACE_MEAN = math.sqrt(0.5)
 LAPLACE_DEVIATION = math.sqrt(0.25 / math.pi)
 

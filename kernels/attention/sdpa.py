@@ -3,6 +3,12 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.backends.cuda import (
+    SDPAParams,
+    can_use_cudnn_attention,
+    can_use_efficient_attention,
+    can_use_flash_attention,
+)
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kernels.attention.score import Score, repeat_heads
@@ -44,7 +50,20 @@ def supports(
         return "its CPU kernel has no dropout"
     if q.device.type == "cpu" and q.shape[-1] != v.shape[-1]:
         return "its CPU kernel needs keys and values of one width"
+    if q.device.type == "cuda" and not has_cuda_kernel(q, k, v, key_mask, dropout_p, causal):
+        return "it has no fused CUDA kernel for these shapes and this dtype"
     return None
+
+
+def has_cuda_kernel(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout_p: float, causal: bool
+) -> bool:
+    """Whether torch says that one of its fused CUDA kernels takes the call."""
+    k, v = (x[:, :1].expand(-1, q.shape[1], -1, -1) for x in (k, v))
+    mask = None if key_mask is None else key_mask[:, None, None, :]
+    call = SDPAParams(q, k, v, mask, dropout_p, causal and q.shape[2] > 1, False)
+    kernels = (can_use_flash_attention, can_use_efficient_attention, can_use_cudnn_attention)
+    return any(can_use(call) for can_use in kernels)
 
 
 def run(

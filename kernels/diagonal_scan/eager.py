@@ -3,7 +3,8 @@
 All chunks advance one position at a time together, twice: first to find the state each would end
 with if it began at zero, then, begun with what the chunks before it hand over, to write the states.
 Python takes about 2 * 64 steps on each level and log_64(N) levels, and every step is a plain
-multiply-add, so it is as safe as the loop: no logarithm, no division, no power of a.
+multiply-add, so it is as safe as the loop: no logarithm, no division, no power of a. It can be
+differentiated once.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Inexact
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # positions a plain loop covers, and the longest chunk
 LOOP, CHUNK = 12, 64
@@ -119,6 +121,7 @@ class _Scan(torch.autograd.Function):
         return h
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, h, initial = ctx.saved_tensors
         reverse = ctx.reverse

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from kernels.linear_attention.slices import Plan, hide
 
@@ -37,6 +38,7 @@ class Bidirectional(torch.autograd.Function):
         return y, state
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, key_mask, y, normaliser, state = ctx.saved_tensors
         plan: Plan = ctx.plan

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from kernels.linear_attention import chunked
@@ -44,6 +45,7 @@ class Causal(torch.autograd.Function):
         return y, state.view(shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, log_decay, key_mask, y, normaliser, *states = ctx.saved_tensors
         plan: Plan = ctx.plan

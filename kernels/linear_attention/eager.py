@@ -2,7 +2,8 @@
 arguments, the output and its normaliser.
 
 The sequence is worked through in at most 8 slices, however long it is, so that features, chunk
-matrices and states are there for one slice at a time; the backward pass makes them again.
+matrices and states are there for one slice at a time; the backward pass makes them again. It can
+be differentiated once.
 """
 
 import torch

@@ -51,7 +51,7 @@ class Plan:
         self, k: Float[Tensor, "B H N K"], key_mask: Bool[Tensor, "B N"] | None, at: slice
     ) -> tuple[Float[Tensor, "B H n K"], Float[Tensor, "B H n F"]]:
         """Keys and their features; those of hidden keys are 0."""
-        k = hide(wide(k[:, :, at]), key_mask, at)
+        k = wide(k[:, :, at])
         return k, hide(self.feature_map(k, keys=True, start=at.start), key_mask, at)
 
     def values(

@@ -1,10 +1,12 @@
-"""Convolution by real FFTs of at least twice the length; spectra are made again in the backward."""
+"""Convolution by real FFTs of at least twice the length; spectra are made again in the
+backward pass. It can be differentiated once."""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.fft import irfft, rfft
 from torch.nn.functional import pad
 
@@ -58,6 +60,7 @@ class _Circular(torch.autograd.Function):
         return irfft(rfft(u, n=size).mul_(rfft(ring)), n=size)[..., : u.shape[2]]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         u, ring = ctx.saved_tensors
         size = ring.shape[1]

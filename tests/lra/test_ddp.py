@@ -70,11 +70,19 @@ def test_two_processes_give_the_losses_of_one(fork, command, built_data, tmp_pat
 
 
 def test_processes_end_together(command, built_data, fork, tmp_path):
-    """NaN in the share of one process ends both, as a row and without a stack trace."""
-    ended = command(*TORCHRUN, *fork.tiny(tmp_path, "recipe.lr=1e30", f"paths.data={built_data}"))
+    """NaN in the share of one process ends both, as a row and without a stack trace; until then
+    each has its own dropout."""
+    line = fork.tiny(
+        tmp_path, f"paths.data={built_data}", "recipe.lr=1e30", "mixer._target_=my_module.Drawing"
+    )
+    drawn = tmp_path / "drawn"
+    ended = command(*TORCHRUN, *line, env={**os.environ, "DRAWN": str(drawn)})
     assert ended.returncode != 0
     row = json.loads((folder_of(tmp_path) / "row.json").read_text())
     assert row["status"] == "nan"
     assert f"status nan: {row['reason']}" in ended.stdout
+    numbers = [line.split() for line in drawn.read_text().splitlines()]
+    first, second = ({n for rank, n in numbers if rank == of} for of in ("0", "1"))
+    assert first and second and not first & second
     # torchrun says that a process failed; none of ours says anything else
     assert "NotFinite" not in ended.stderr and "Connection closed" not in ended.stderr

@@ -132,6 +132,16 @@ class Slow(MyMixer):
         return super().forward(x, mask, **context)
 
 
+class Drawing(MyMixer):
+    """Notes what each process draws in training, by rank, in the file ``DRAWN``."""
+
+    def forward(self, x, mask=None, **context):
+        if self.training:
+            with open(os.environ["DRAWN"], "a") as file:
+                file.write(f"{os.environ['RANK']} {torch.rand(()).item()}\n")
+        return super().forward(x, mask, **context)
+
+
 class Asked(MyMixer):
     """Its process is asked to stop in the third step, if it is the one of rank ``ASK_RANK``."""
 

@@ -8,8 +8,8 @@ preference, imports none of them, and runs the chosen one:
     def attention(q, k, v, *, causal=False, backend="auto"):
         return OP(backend, q, k, v, causal=causal)
 
-A backend is the module ``kernels.<op>.<name>`` with a function ``run`` that takes exactly the op's
-arguments, and optionally
+A backend is the module ``kernels.<op>.<name>`` (``<name>_`` where a library has that name) with a
+function ``run`` that takes exactly the op's arguments, and optionally
 
     available() -> str | None            why it cannot run on this machine (None: it can)
     supports(*args, **kwargs) -> str | None    why it cannot do this call (None: it can)
@@ -32,6 +32,9 @@ from typing import Any
 import torch
 
 from kernels.errors import Unsupported
+
+# their modules end in "_": one named like a library may be imported in its place
+LIBRARIES = ("triton", "flash_attn", "xformers", "fla", "mamba_ssm", "causal_conv1d")
 
 # what ``backend="auto"`` means just now: a backend for every op, or one per op name
 _preferred: ContextVar[str | Mapping[str, str]] = ContextVar("preferred_backend", default="auto")
@@ -68,7 +71,8 @@ class Op:
             raise Unsupported(
                 f"{self.name} has no backend '{backend}': {hint}it has {', '.join(self.backends)}"
             )
-        return importlib.import_module(f"kernels.{self.name}.{backend}")
+        name = f"{backend}_" if backend in LIBRARIES else backend
+        return importlib.import_module(f"kernels.{self.name}.{name}")
 
     @functools.cache  # noqa: B019  (ops live as long as the program)
     def why_not_here(self, backend: str) -> str | None:

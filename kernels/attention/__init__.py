@@ -95,7 +95,7 @@ def attention(
         Unsupported: the backend cannot do this call.
     """
     score = score or Score()
-    _check_tensors(q, k, v, key_mask)
+    check_tensors(q, k, v, key_mask)
     _check_score(q, k, score, return_lse)
     if window is not None and min(window) < 0:
         raise ValueError(f"window must be (left, right) with both >= 0, got {window}")
@@ -116,7 +116,8 @@ def attention(
     )
 
 
-def _check_tensors(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+def check_tensors(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> None:
+    """Raises ValueError unless queries, keys, values and key mask belong together."""
     named = {"q": q, "k": k, "v": v}
     shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in named.items())
     for name, x in named.items():

@@ -81,6 +81,9 @@ class Band:
     def _dense(self, begin: int, end: int, budget: int) -> list[Tile]:
         """Tiles of one block, with the keys that its queries see between them."""
         rows = max(ROWS, budget // self.keys)
+        if self.right is not None:
+            # a block computes what it hides behind its diagonal, too
+            rows = min(rows, 2 * ROWS)
         tiles = []
         for start in range(begin, end, rows):
             stop = min(start + rows, end)

@@ -9,7 +9,11 @@ from torch import Tensor
 
 from kernels.dispatch import Op
 
-OP = Op("diagonal_scan", backends=("reference", "eager", "compile"), auto={"cpu": ("eager",)})
+OP = Op(
+    "diagonal_scan",
+    backends=("reference", "eager", "compile", "triton"),
+    auto={"cpu": ("eager",), "cuda": ("triton", "eager")},
+)
 
 
 def diagonal_scan(
@@ -31,7 +35,7 @@ def diagonal_scan(
         b: inputs.
         reverse: run from the end.
         initial: state before the first step; zeros if None.
-        backend: ``auto``, ``reference``, ``eager`` or ``compile``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``triton``.
 
     Returns:
         h, complex if any argument is.

@@ -5,11 +5,7 @@ from torch import Tensor
 
 from kernels.dispatch import Op
 
-OP = Op(
-    "iterative_pinv",
-    backends=("reference", "eager", "compile"),
-    auto={"cpu": ("eager",), "cuda": ("eager",)},
-)
+OP = Op("iterative_pinv", backends=("reference", "eager", "compile"), auto={"cpu": ("eager",)})
 
 
 def iterative_pinv(

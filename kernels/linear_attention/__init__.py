@@ -12,7 +12,11 @@ from torch.nn.functional import pad
 from kernels.dispatch import Op
 from kernels.linear_attention.feature_map import FeatureMap, Identity
 
-OP = Op("linear_attention", backends=("reference", "eager", "compile"), auto={"cpu": ("eager",)})
+OP = Op(
+    "linear_attention",
+    backends=("reference", "eager", "compile", "triton", "fla"),
+    auto={"cpu": ("eager",), "cuda": ("triton", "eager")},
+)
 
 State = tuple[Float[Tensor, "B H F V"], Float[Tensor, "B H F"] | None]
 
@@ -52,7 +56,7 @@ def linear_attention(
         initial_state: (S, z) to begin with, as returned for the segment before.
         normalise: divide by the sum of the weights plus eps.
         eps: added to the sum of the weights.
-        backend: ``auto``, ``reference``, ``eager`` or ``compile``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile``, ``triton`` or ``fla``.
 
     Returns:
         y, and the state after the last key: S in at least fp32, and z (None without normaliser).

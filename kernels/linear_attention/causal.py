@@ -9,7 +9,7 @@ from torch.nn.functional import pad
 
 from kernels.linear_attention import chunked
 from kernels.linear_attention.decay import ChannelDecay, Decay, NoDecay, ScalarDecay
-from kernels.linear_attention.slices import Plan, hide, wide
+from kernels.linear_attention.slices import Plan, hide, in_chunks, joined, wide
 
 CHUNK = 64
 
@@ -39,7 +39,7 @@ class Causal(torch.autograd.Function):
                 values = _with_ones(plan.values(v, key_mask, at), plan.normalise)
                 x = _chunks(queries, keys, values, log_decay, at, chunk)
                 sums, state = chunked.forward(x, state)
-                y[:, :, at], normaliser[:, :, at] = plan.read(_joined(sums, queries))
+                y[:, :, at], normaliser[:, :, at] = plan.read(joined(sums, queries))
         ctx.save_for_backward(q, k, v, log_decay, key_mask, y, normaliser, *states)
         ctx.plan = plan
         return y, state.view(shape)
@@ -62,17 +62,17 @@ class Causal(torch.autograd.Function):
                 k_at, keys = plan.keys(k, key_mask, at)
                 values = _with_ones(plan.values(v, key_mask, at), plan.normalise)
                 x = _chunks(queries, keys, values, log_decay, at, chunk)
-                grad = _chunked(plan.grad_sums(grad_y, y, normaliser, at), chunk)
+                grad = in_chunks(plan.grad_sums(grad_y, y, normaliser, at), chunk)
                 found = chunked.backward(
                     x, state, grad, grad_state, of_decay=grad_decay is not None
                 )
                 grad_state = found.state
-                grad_q[:, :, at] = pull_back(q_at, queries, _joined(found.q, queries))
-                grad_keys = pull_back(k_at, keys, _joined(found.k, keys))
+                grad_q[:, :, at] = pull_back(q_at, queries, joined(found.q, queries))
+                grad_keys = pull_back(k_at, keys, joined(found.k, keys))
                 grad_k[:, :, at] = hide(grad_keys, key_mask, at)
-                grad_v[:, :, at] = _joined(found.v, queries)[..., : v.shape[-1]]
+                grad_v[:, :, at] = joined(found.v, queries)[..., : v.shape[-1]]
                 if grad_decay is not None and found.log_decay is not None:
-                    grad_g = _joined(found.log_decay, queries)
+                    grad_g = joined(found.log_decay, queries)
                     grad_decay[:, :, at] = grad_g if log_decay.ndim == 4 else grad_g[..., 0]
         grad_state = grad_state.unflatten(0, q.shape[:2])
         return grad_q, grad_k, grad_v, grad_decay, None, grad_state, None
@@ -89,31 +89,18 @@ def chunk_length(n: int, log_decay: Tensor | None) -> int:
 def _chunks(
     queries: Tensor, keys: Tensor, values: Tensor, log_decay: Tensor | None, at: slice, chunk: int
 ) -> chunked.Chunks:
-    q, k, v = (_chunked(x, chunk) for x in (queries, keys, values))
+    q, k, v = (in_chunks(x, chunk) for x in (queries, keys, values))
     decay: Decay
     if log_decay is None:
         decay = NoDecay(chunk, like=k)
     elif log_decay.ndim == 3:
-        g = _chunked(wide(log_decay[:, :, at, None]), chunk)
+        g = in_chunks(wide(log_decay[:, :, at, None]), chunk)
         decay = ScalarDecay(g[..., 0], like=k)
     else:
-        decay = ChannelDecay(_chunked(wide(log_decay[:, :, at]), chunk))
+        decay = ChannelDecay(in_chunks(wide(log_decay[:, :, at]), chunk))
     return chunked.Chunks(q, k, v, decay)
 
 
 def _with_ones(values: Tensor, normalise: bool) -> Tensor:
     """Values and, to sum the normaliser with them, a column of ones."""
     return pad(values, (0, 1), value=1.0) if normalise else values
-
-
-def _chunked(x: Tensor, chunk: int) -> Tensor:
-    """``(B, H, n, K)`` as chunks ``(B H, n / C, C, K)``; zeros fill the last one."""
-    x = x.flatten(0, 1)
-    missing = -x.shape[1] % chunk
-    x = pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
-    return x.unflatten(1, (-1, chunk))
-
-
-def _joined(x: Tensor, like: Tensor) -> Tensor:
-    """Back to ``(B, H, n, K)``, with what filled the last chunk cut off."""
-    return x.flatten(1, 2)[:, : like.shape[2]].unflatten(0, like.shape[:2])

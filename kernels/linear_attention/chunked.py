@@ -76,7 +76,7 @@ def backward(
     grad_decay = None
     if turn is not None:
         through = ((states * past).sum(dim=-1, keepdim=True) * total).mT
-        grad_decay = _log_decay(turn, from_q, from_k, through)
+        grad_decay = log_decay_gradient(turn, from_q, from_k, through)
     grad_state = reads[:, 0] + total[:, 0] * past[:, 0]
     return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_state)
 
@@ -87,7 +87,7 @@ def _states_before(x: Chunks, state: Tensor, added: Tensor) -> Tensor:
     return scan_(states, x.decay.total.roll(1, dims=1))
 
 
-def _log_decay(turn: Tensor, from_q: Tensor, from_k: Tensor, through: Tensor) -> Tensor:
+def log_decay_gradient(turn: Tensor, from_q: Tensor, from_k: Tensor, through: Tensor) -> Tensor:
     """Gradient in g_t: of all that reaches from before t to t or later.
 
     Pairs inside the chunk, the state before read at i >= t, keys j < t that end in the state after,

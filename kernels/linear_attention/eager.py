@@ -1,7 +1,7 @@
 """Linear attention in torch: matrix products only, and nothing as long as the sequence kept but the
 arguments, the output and its normaliser.
 
-The sequence is worked through in at most 8 slices, however long it is, so that features, chunk
+The sequence is worked through in a few slices, however long it is, so that features, chunk
 matrices and states are there for one slice at a time; the backward pass makes them again. It can
 be differentiated once.
 """

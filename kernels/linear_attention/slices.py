@@ -5,13 +5,14 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kernels.linear_attention.feature_map import FeatureMap
 
 # so many slices at most, however long the sequence is, and none shorter than so many positions
 SLICES, SHORTEST = 32, 128
-# features of a slice that stay in the cache
-FEATURES = 1 << 16
+# features of a slice; a causal one, with chunk matrices and states beside them, takes a quarter
+FEATURES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,7 @@ class Plan:
 
     def slices(self, x: Float[Tensor, "B H N K"], chunk: int = 1) -> list[slice]:
         """Slices of whole chunks that x is read in; the last one may end inside a chunk."""
-        batch, heads, n, width = x.shape
-        features = batch * heads * n * self.feature_map.width(width)
-        count = min(SLICES, -(-features // FEATURES), -(-n // SHORTEST))
-        size = -(-n // (count * chunk)) * chunk
-        return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+        return slices(x, self.feature_map.width(x.shape[3]), chunk)
 
     def outputs(
         self, q: Float[Tensor, "B H N K"], v: Float[Tensor, "B H M V"]
@@ -83,6 +80,28 @@ class Plan:
             return grad
         grad = grad / normaliser[:, :, at]
         return torch.cat([grad, -(grad * y[:, :, at]).sum(dim=-1, keepdim=True)], dim=-1)
+
+
+def slices(x: Float[Tensor, "B H N K"], features: int, chunk: int = 1) -> list[slice]:
+    """Slices of whole chunks, few, and short beside the sequence: what is made again is small."""
+    batch, heads, n, _ = x.shape
+    room = FEATURES if chunk == 1 else -(-FEATURES // 4)
+    count = min(SLICES, -(-batch * heads * n * features // room), -(-n // SHORTEST))
+    size = -(-n // (count * chunk)) * chunk
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def in_chunks(x: Float[Tensor, "B H n K"], chunk: int) -> Float[Tensor, "X c C K"]:
+    """As chunks ``(B H, n / C, C, K)``; zeros fill the last one."""
+    x = x.flatten(0, 1)
+    missing = -x.shape[1] % chunk
+    x = pad(x, (0, 0, 0, missing)) if missing else x.contiguous()
+    return x.unflatten(1, (-1, chunk))
+
+
+def joined(x: Float[Tensor, "X c C K"], like: Float[Tensor, "B H n _"]) -> Float[Tensor, "B H n K"]:
+    """Back to ``(B, H, n, K)``, with what filled the last chunk cut off."""
+    return x.flatten(1, 2)[:, : like.shape[2]].unflatten(0, like.shape[:2])
 
 
 def wide(x: Tensor) -> Tensor:

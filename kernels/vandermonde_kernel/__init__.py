@@ -9,7 +9,11 @@ from torch import Tensor
 
 from kernels.dispatch import Op
 
-OP = Op("vandermonde_kernel", backends=("reference", "eager", "compile"), auto={"cpu": ("eager",)})
+OP = Op(
+    "vandermonde_kernel",
+    backends=("reference", "eager", "compile", "cuda"),
+    auto={"cpu": ("eager",), "cuda": ("cuda", "eager")},
+)
 
 
 def vandermonde_kernel(
@@ -29,7 +33,7 @@ def vandermonde_kernel(
         log_a: logarithms of the discretised transition, real part <= 0 for a stable system (-inf
             for a = 0).
         length: L.
-        backend: ``auto``, ``reference``, ``eager`` or ``compile``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``cuda``.
 
     Returns:
         K, with the broadcast leading dimensions of c and log_a.

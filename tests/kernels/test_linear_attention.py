@@ -1,8 +1,10 @@
 """Linear attention: both directions, decays, feature maps, states, masks, memory."""
 
 import inspect
+import sys
 from contextlib import nullcontext
 from functools import partial
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kernels.errors import Unsupported
+from kernels.linear_attention import OP, fla_, linear_attention, slices
 from kernels.linear_attention import causal as causal_form
-from kernels.linear_attention import linear_attention, slices
 from kernels.linear_attention.feature_map import EluPlusOne, Identity, PositiveRandom, Relu
 from kernels.tolerance import check, poisoned
 from lra.measurement.memory import predict_memory_mib
@@ -413,6 +415,67 @@ def test_python_work_does_not_grow_with_the_length(monkeypatch):
         counts.append(count.ops)
     # four times the length, at most twice the ops: slices are bounded, chunks scan in blocks
     assert counts[1] < 2 * counts[0]
+
+
+# -- the library -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decay", [None, "scalar", "channel"])
+def test_library_is_called_with_its_layout(decay, monkeypatch):
+    """A fake that runs the reference in the library's layout and demands its arguments."""
+
+    def chunk(q, k, v, scale, output_final_state, initial_state, g=None):
+        assert scale == 1.0 and output_final_state and q.is_contiguous()
+        assert (g is None) == (decay is None)
+        q, k, v = (x.transpose(1, 2).double() for x in (q, k, v))
+        y, (state, _) = linear_attention(
+            q, k, v, causal=True, normalise=False, backend="reference",
+            log_decay=None if g is None else g.transpose(1, 2).double(),
+            initial_state=(initial_state.double(), None),
+        )  # fmt: skip
+        return y.transpose(1, 2).float(), state.float()
+
+    name, function = {
+        "channel": ("fla.ops.gla", "chunk_gla"),
+    }.get(decay, ("fla.ops.simple_gla", "chunk_simple_gla"))
+    fake = ModuleType(name)
+    setattr(fake, function, chunk)
+    for parent in ("fla", "fla.ops"):
+        monkeypatch.setitem(sys.modules, parent, ModuleType(parent))
+    monkeypatch.setitem(sys.modules, name, fake)
+    case = f"{decay}-sums" if decay else "both-sums"
+    tensors, rest = arguments(case, 20, state=True)
+    rest |= {"causal": True, "feature_map": EluPlusOne()}
+    fp32 = {name: x.float() for name, x in tensors.items()}
+    expected = call("eager", **fp32, **rest)
+    state = (fp32.pop("s"), None)
+    y, (s, z) = fla_.run(**{"log_decay": None} | fp32 | rest, initial_state=state, eps=0.0)
+    torch.testing.assert_close(y, expected[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(s, expected[1], rtol=1e-4, atol=1e-5)
+    assert z is None
+
+
+@pytest.mark.parametrize(
+    "changes,reason",
+    [
+        ({"causal": False}, "causal linear attention only"),
+        ({"normalise": True}, "its normaliser is another one"),
+        ({"key_mask": torch.ones(2, 8, dtype=torch.bool)}, "no key_mask"),
+        ({"dtype": torch.float64}, "no fp64"),
+        ({}, "on a GPU, q is on cpu"),
+    ],
+)
+def test_library_refuses(changes, reason):
+    q = torch.zeros(2, 3, 8, K, dtype=changes.pop("dtype", torch.float32))
+    rest = {"causal": True, "normalise": False, "key_mask": None, "feature_map": Identity()}
+    assert reason in fla_.supports(q, q, q, **rest | changes)
+
+
+def test_missing_library_is_named():
+    assert OP.why_not_here("fla") in ("fla is not installed (extra `gpu`)", "it needs a GPU")
+    tensors, rest = arguments("scalar-sums", 8)
+    with pytest.raises(Unsupported, match="fla"):
+        call("fla", **tensors, **rest)
 
 
 # -- bad input ---------------------------------------------------------------------------------

@@ -1,0 +1,72 @@
+"""Triton: the convolution of one channel of one example, and the gradient in its taps.
+
+A row is one channel of one example, ``(B D, N)``; its inputs are read once a tap, from the cache.
+"""
+
+from collections.abc import Iterator
+from typing import Any, no_type_check
+
+import triton
+import triton.language as tl
+
+from kernels.triton_tools import Tuned, Variant
+
+
+@no_type_check
+@triton.jit
+def short_conv_kernel(
+    u, weight, bias, y, n, channels, left,
+    W: tl.constexpr, BIASED: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """``y[t] = sum_w weight[w] u[t + w - left] + bias`` for a block of t."""
+    row = tl.program_id(0).to(tl.int64)
+    channel = row % channels
+    t = tl.program_id(1) * BN + tl.arange(0, BN)
+    total = tl.zeros((BN,), tl.float32)
+    if BIASED:
+        total += tl.load(bias + channel).to(tl.float32)
+    for w in range(W):
+        s = t + w - left
+        x = tl.load(u + row * n + s, mask=(s >= 0) & (s < n), other=0).to(tl.float32)
+        total += tl.load(weight + channel * W + w).to(tl.float32) * x
+    tl.store(y + row * n + t, total.to(y.dtype.element_ty), mask=t < n)
+
+
+@no_type_check
+@triton.jit
+def short_conv_taps_kernel(u, grad, grad_weight, n, left, W: tl.constexpr, BN: tl.constexpr):
+    """``sum_t grad[t] u[t + w - left]`` of one row and tap."""
+    row, w = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    total = tl.zeros((BN,), tl.float32)
+    for start in range(0, n, BN):
+        t = start + tl.arange(0, BN)
+        s = t + w - left
+        inside = (t < n) & (s >= 0) & (s < n)
+        x = tl.load(u + row * n + s, mask=inside, other=0).to(tl.float32)
+        total += x * tl.load(grad + row * n + t, mask=inside, other=0).to(tl.float32)
+    tl.store(grad_weight + row * W + w, tl.sum(total, 0))
+
+
+def _configs(*blocks: int) -> list[Any]:
+    return [triton.Config({"BN": block}, num_warps=4, num_stages=1) for block in blocks]
+
+
+CONV = Tuned(short_conv_kernel, _configs(512, 1024, 256), ("W",))
+TAPS = Tuned(short_conv_taps_kernel, _configs(512, 1024, 256), ("W",))
+
+
+def variants() -> Iterator[Variant]:
+    """Four taps and a bias."""
+    conv = {"n": "i32", "channels": "i32", "left": "i32", "weight": "*fp32", "bias": "*fp32"}
+    taps = {"n": "i32", "left": "i32", "grad_weight": "*fp32"}
+    constants = {"W": 4, "BIASED": True}
+    for dtype, short in (("float32", "*fp32"), ("bfloat16", "*bf16")):
+        for name, tuned, types in (("short_conv", CONV, conv), ("short_conv_taps", TAPS, taps)):
+            for place, config in enumerate(tuned.configs):
+                known = {**constants, **config.kwargs}
+                names = tuned.fn.arg_names
+                own = {key: value for key, value in known.items() if key in names}
+                signature = {x: "constexpr" if x in own else types.get(x, short) for x in names}
+                yield Variant(
+                    name, tuned.fn, signature, own, dtype, f"BN{own['BN']}-w4", 4, 1, place == 0
+                )

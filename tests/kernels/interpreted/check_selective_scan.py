@@ -1,0 +1,89 @@
+"""The selective scan's Triton backend, emulated: run with TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+
+from kernels.selective_scan import selective_scan, triton_
+from kernels.tolerance import check, poisoned
+
+B, D = 2, 6
+
+
+def drawn(*shape, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def arguments(n, groups=None, *, channels=D, states=3, everything=True):
+    lead = (B,) if groups is None else (B, groups)
+    tensors = {
+        "u": drawn(B, channels, n, seed=0),
+        "delta": drawn(B, channels, n, seed=1),
+        "a": -drawn(channels, states, seed=2).exp(),
+        "b": drawn(*lead, states, n, seed=3),
+        "c": drawn(*lead, states, n, seed=4),
+    }
+    tensors["a"].view(-1)[0], tensors["a"].view(-1)[1] = -1e-6, -60.0
+    if everything:
+        tensors |= {
+            "d": drawn(channels, seed=5),
+            "z": drawn(B, channels, n, seed=6),
+            "delta_bias": drawn(channels, seed=7),
+            "initial_state": drawn(B, channels, states, seed=8),
+        }
+    return tensors
+
+
+def run(backend):
+    return lambda **x: selective_scan(**x, delta_softplus=True, backend=backend)
+
+
+@pytest.mark.parametrize(
+    "n,groups,everything",
+    [(1, None, True), (2, 2, True), (16, 1, False), (63, 2, False), (100, None, True)],
+)
+def test_close_to_the_truth(n, groups, everything):
+    tensors = arguments(n, groups, everything=everything)
+    with poisoned():
+        check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision(dtype):
+    check(run("triton"), run("reference"), arguments(40, 2), dtype=dtype)
+
+
+@pytest.mark.parametrize("channels,states", [(70, 16), (9, 100), (3, 1)])
+def test_several_blocks(channels, states):
+    tensors = arguments(20, channels=channels, states=states)
+    check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+
+
+def test_backward_in_slabs(monkeypatch):
+    monkeypatch.setattr(triton_, "STATES", 2 * B * D * 3 * 32)
+    check(run("triton"), run("reference"), arguments(150), dtype=torch.float32)
+
+
+def test_hidden_tokens():
+    tensors = {name: x.float() for name, x in arguments(40, everything=False).items()}
+    tensors["delta"][..., 25:] = -torch.inf
+    leaves = {name: x.requires_grad_() for name, x in tensors.items()}
+    ends = run("triton")(**leaves)
+    short = {name: x[..., :25] if x.shape[-1] == 40 else x for name, x in tensors.items()}
+    torch.testing.assert_close(ends[1], run("triton")(**short)[1])
+    for grad in torch.autograd.grad(ends[0].sum() + ends[1].sum(), list(leaves.values())):
+        assert grad.isfinite().all()
+
+
+def test_inputs_need_not_be_contiguous_and_nan_shows():
+    tensors = {name: x.float() for name, x in arguments(40).items()}
+    tensors["u"][0, 1, 20] = torch.nan
+    strided = {name: x.mT.contiguous().mT if x.ndim > 1 else x for name, x in tensors.items()}
+    y, state = run("triton")(**strided)
+    torch.testing.assert_close((y, state), run("eager")(**tensors), equal_nan=True)
+    assert y[0, 1, 20:].isnan().all() and y[1].isfinite().all() and y[0, 0].isfinite().all()
+
+
+def test_refuses_fp64():
+    with pytest.raises(ValueError, match="it has no fp64"):
+        run("triton")(**arguments(3))

@@ -1,0 +1,22 @@
+"""Emulated kernels call their helpers at the price of a Python call."""
+
+from collections.abc import Callable
+
+import pytest
+from triton.runtime import interpreter
+
+prepared: set[Callable] = set()
+
+
+def call(self, *args, **kwargs):
+    if self.fn not in prepared:
+        interpreter._patch_lang(self.fn)
+        prepared.add(self.fn)
+    return self.rewrite()(*args, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton prepares its language for every call of a helper, which takes milliseconds; once for
+    each helper is enough, as the launch of a kernel does the rest."""
+    monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", call)

@@ -25,10 +25,13 @@ class Backbone(nn.Module):
     Attributes:
         card: None where the mixer's card says everything.
         cross: it takes keys and values from another sequence, so its mixers must too.
+        hosts: whether it makes blocks at all; where it does not, the mixer and the block of a
+            configuration are not used.
     """
 
     card: ClassVar[Card | None] = None
     cross: ClassVar[bool] = False
+    hosts: ClassVar[bool] = True
 
     def __init__(self, spec: LayerSpec, make_block: MakeBlock):
         super().__init__()
@@ -43,3 +46,10 @@ class Backbone(nn.Module):
     ) -> tuple[Float[Tensor, "B M D"], Bool[Tensor, "B M"]]:
         """Features and their mask; ``tokens``: raw inputs, for systems that hash or retrieve."""
         raise NotImplementedError
+
+    def aux_loss(self) -> Tensor | None:
+        """A term of its own for the training loss, from the last forward."""
+        return None
+
+    def on_step(self, step: int) -> None:
+        """Called after each optimiser step of training."""

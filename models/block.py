@@ -25,9 +25,11 @@ class Block(nn.Module):
 
     Attributes:
         card: None where the mixer's card says everything.
+        cross: ``forward`` also takes ``context`` and ``context_mask`` and hands them to its mixer.
     """
 
     card: ClassVar[Card | None] = None
+    cross: ClassVar[bool] = False
 
     def __init__(self, spec: LayerSpec, make_mixer: MakeMixer):
         super().__init__()

@@ -70,6 +70,12 @@ def mixer_class(config: Config) -> type[Mixer]:
     return found
 
 
+def card_of(backbone: Config, block: Config, mixer: Config) -> Card:
+    """The card of a system: its backbone's or its block's where they have one, else its mixer's."""
+    host, layer = locate(backbone["_target_"], Backbone), locate(block["_target_"], Block)
+    return host.card or layer.card or mixer_class(mixer).card
+
+
 def knobs_of(cls: type) -> list[str]:
     """Names of a class's own keyword knobs: those that the standard constructor does not have."""
     standard = {"self", "dim", "spec", "make_mixer", "make_block"}
@@ -128,18 +134,17 @@ def build_model(
             f"{len(layers)} layers were given for a depth of {depth}: give 1 or {depth}"
         )
     host = locate(backbone["_target_"], Backbone)
-    for guest in [mixer_class(mixer) for _, mixer in layers]:
-        if host.cross and not guest.card.cross:
-            raise Unsupported(
-                f"{host.__name__} takes keys and values from another sequence, "
-                f"{guest.__name__} cannot: choose a mixer whose card says cross"
-            )
+    if host.card is not None and not host.card.bidirectional:
+        spec = replace(spec, layer=replace(spec.layer, causal=True))
+    if host.cross:
+        for block, mixer in layers:
+            _check_cross(host, locate(block["_target_"], Block), mixer_class(mixer))
 
     def make_block(layer: LayerSpec) -> Block:
         block, mixer = layers[layer.layer % len(layers)]
         return make(block, Block, layer, partial(make_mixer, mixer))
 
-    one_way = spec.layer.causal or not sees_both_sides(spec.layer, layers)
+    one_way = spec.layer.causal or not sees_both_sides(spec.layer, backbone, layers)
     if one_way and spec.pooling in ("cls", "first"):
         # a causal model's first position has seen nothing
         cls = int(spec.pooling == "cls")
@@ -148,6 +153,26 @@ def build_model(
     return Model(spec, partial(make, backbone, Backbone), make_block)
 
 
-def sees_both_sides(spec: LayerSpec, layers: Sequence[tuple[Config, Config]]) -> bool:
-    """Whether every layer's mixer is bidirectional, by itself or two-way."""
-    return spec.two_way or all(mixer_class(mixer).card.bidirectional for _, mixer in layers)
+def _check_cross(host: type[Backbone], block: type[Block], mixer: type[Mixer]) -> None:
+    if not block.cross:
+        raise Unsupported(
+            f"{host.__name__} takes keys and values from another sequence, {block.__name__} hands "
+            "none to a mixer: choose block=residual and a mixer whose card says cross"
+        )
+    if not mixer.card.cross:
+        raise Unsupported(
+            f"{host.__name__} takes keys and values from another sequence, "
+            f"{mixer.__name__} cannot: choose a mixer whose card says cross"
+        )
+
+
+def sees_both_sides(
+    spec: LayerSpec, backbone: Config, layers: Sequence[tuple[Config, Config]]
+) -> bool:
+    """Whether every layer is bidirectional, by itself or by a two-way mixer."""
+    cards = [card_of(backbone, block, mixer) for block, mixer in layers]
+    own = [mixer_class(mixer).card for _, mixer in layers]
+    return all(
+        card.bidirectional or (spec.two_way and card is mixer)
+        for card, mixer in zip(cards, own, strict=True)
+    )

@@ -39,6 +39,9 @@ class Card:
         cross: takes keys and values from ``context``.
         length_bound: names of parameters whose size fixes the longest length.
         randomised: draws features, hashes or samples.
+        grid: needs the rows and columns of a flattened 2-D input.
+        replaces_ffn: the paper's layer has no feed-forward network because the mixer holds its
+            parameters: the residual block then adds none.
         ops: the ops of ``kernels`` that it uses.
         equals: limits in which it is another mixer.
         padding: ``invariant`` (a padded example equals the unpadded one) or ``content_only``
@@ -61,6 +64,8 @@ class Card:
     cross: bool = False
     length_bound: tuple[str, ...] = ()
     randomised: bool = False
+    grid: bool = False
+    replaces_ffn: bool = False
     ops: tuple[str, ...] = ()
     equals: tuple[Equals, ...] = ()
     padding: Literal["invariant", "content_only"] = "invariant"

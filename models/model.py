@@ -1,5 +1,6 @@
 """A model: embedding, backbone, head."""
 
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Bool, Float, Shaped
@@ -18,8 +19,8 @@ class Model(nn.Module):
 
     def __init__(self, spec: ModelSpec, make_backbone: Any, make_block: MakeBlock):
         super().__init__()
-        layer = spec.layer
         cls = spec.pooling == "cls"
+        layer = replace(spec.layer, cls=cls)
         self.kind = spec.kind
         self.embedding = Embedding(
             layer.dim, vocab=spec.vocab, features=spec.features, max_len=layer.max_len - int(cls),
@@ -56,9 +57,9 @@ class Model(nn.Module):
         """Every mixer, in order."""
         return [module for module in self.modules() if isinstance(module, Mixer)]
 
-    def parts(self) -> list[Mixer | Block]:
+    def parts(self) -> list[Mixer | Block | Backbone]:
         """Everything that may have a loss of its own or act after a step."""
-        return [module for module in self.modules() if isinstance(module, (Mixer, Block))]
+        return [m for m in self.modules() if isinstance(m, (Mixer, Block, Backbone))]
 
     def aux_loss(self) -> Tensor | None:
         """Sum of the parts' own losses from the last forward, or None."""

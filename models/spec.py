@@ -8,6 +8,7 @@ class LayerSpec:
     """What one layer is told.
 
     ``dropout`` acts on residual branches, ``mixer_dropout`` inside the mixer (attention weights).
+    ``cls``: position 0 is a CLS vector.
     ``two_way``: a causal-only mixer gets a second set of parameters for the reversed sequence.
     """
 
@@ -26,6 +27,7 @@ class LayerSpec:
     activation: str = "gelu"
     grid: tuple[int, int] | None = None
     rotary: bool = False
+    cls: bool = False
     two_way: bool = False
 
 

@@ -32,11 +32,14 @@ class ResidualBlock(Block):
     """The default block.
 
     Args:
-        ffn: whether a feed-forward network follows the mixer. Papers whose layer is the mixer alone
-            (S4D, LRU) get one too by default, so that only the mixer differs between models.
+        ffn: whether a feed-forward network follows the mixer; None: unless the mixer's card says
+            that it replaces one. Papers whose layer is a small mixer alone (S4D, LRU) get one, so
+            that only the mixer differs between models.
     """
 
-    def __init__(self, spec: LayerSpec, make_mixer: MakeMixer, *, ffn: bool = True):
+    cross = True
+
+    def __init__(self, spec: LayerSpec, make_mixer: MakeMixer, *, ffn: bool | None = None):
         super().__init__(spec, make_mixer)
         if spec.norm_position not in ("pre", "post"):
             raise ValueError(f"norm_position must be pre or post, got '{spec.norm_position}'")
@@ -45,19 +48,33 @@ class ResidualBlock(Block):
         self.mixer_norm = make_norm(spec.norm, spec.dim)
         self.dropout = nn.Dropout(spec.dropout)
         self.ffn: nn.Module | None = None
-        if ffn:
-            self.ffn = feed_forward(spec.dim, spec.ffn_dim, spec.activation, spec.dropout)
+        if not self.mixer.card.replaces_ffn if ffn is None else ffn:
+            self.ffn = self.feed_forward(spec)
             self.ffn_norm = make_norm(spec.norm, spec.dim)
 
+    def feed_forward(self, spec: LayerSpec) -> nn.Module:
+        """What acts on each position after the mixer."""
+        return feed_forward(spec.dim, spec.ffn_dim, spec.activation, spec.dropout)
+
     def forward(
-        self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None, carry: Any = None
+        self,
+        x: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B N"] | None,
+        carry: Any = None,
+        *,
+        context: Float[Tensor, "B M D"] | None = None,
+        context_mask: Bool[Tensor, "B M"] | None = None,
     ) -> tuple[Float[Tensor, "B N D"], Any]:
+        source: dict[str, Any] = {}
+        if context is not None:
+            context = self.mixer_norm(context, context_mask) if self.pre else context
+            source = {"context": context, "context_mask": context_mask}
         if self.pre:
-            x = x + self.dropout(self.mixer(self.mixer_norm(x, mask), mask))
+            x = x + self.dropout(self.mixer(self.mixer_norm(x, mask), mask, **source))
             if self.ffn is not None:
                 x = x + self.dropout(self.ffn(self.ffn_norm(x, mask)))
         else:
-            x = self.mixer_norm(x + self.dropout(self.mixer(x, mask)), mask)
+            x = self.mixer_norm(x + self.dropout(self.mixer(x, mask, **source)), mask)
             if self.ffn is not None:
                 x = self.ffn_norm(x + self.dropout(self.ffn(x)), mask)
         return x, carry

@@ -141,8 +141,8 @@ def test_step_hook_reaches_every_part():
     for part in built.parts():
         part.on_step = seen.append
     built.on_step(3)
-    # two blocks, two mixers
-    assert seen == [3] * 4
+    # a backbone, two blocks, two mixers
+    assert seen == [3] * 5
 
 
 @pytest.mark.parametrize("shape", [(2, 6), (1, 7), (7, 2), (2,), (2, 7, 1)])

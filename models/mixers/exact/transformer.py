@@ -75,7 +75,7 @@ class Transformer(QKVMixer):
 def softmax_matrix(
     q: Float[Tensor, "B H N K"],
     k: Float[Tensor, "B H M K"],
-    visible: Bool[Tensor, "N M"],
+    visible: Bool[Tensor, "*H N M"],
     mask: Bool[Tensor, "B M"] | None,
 ) -> Float[Tensor, "B H N M"]:
     """The attention weights themselves; rows without a visible key are zero."""

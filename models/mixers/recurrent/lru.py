@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kernels.diagonal_scan import diagonal_scan
 from models.card import Card
+from models.complex_linear import into_states, real_part_out
 from models.mixer import Mixer
 from models.padding import zero_padding
 
@@ -96,16 +97,11 @@ class LRU(Mixer):
     def _drive(self, u: Float[Tensor, "*B D"]) -> Tensor:
         """exp(gamma) B u, complex; never in half precision."""
         with torch.autocast(u.device.type, enabled=False):
-            b = self.b * self.gamma.exp()[:, None, None]
-            parts = F.linear(u.to(b.dtype), b.flatten(0, 1))
-            return torch.view_as_complex(parts.unflatten(-1, (-1, 2)))
+            return into_states(u.to(self.b.dtype), self.b * self.gamma.exp()[:, None, None])
 
     def _read(self, hidden: Tensor, u: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         with torch.autocast(u.device.type, enabled=False):
-            # Re(C x) = Re C Re x - Im C Im x
-            c = torch.stack([self.c[..., 0], -self.c[..., 1]], dim=-1)
-            y = F.linear(torch.view_as_real(hidden).flatten(-2), c.flatten(-2))
-            y = y + self.d * u.to(y.dtype)
+            y = real_part_out(hidden, self.c) + self.d * u.to(self.d.dtype)
         y = F.dropout(F.gelu(y), self.dropout, self.training)
         return F.glu(self.gate(y), dim=-1)
 

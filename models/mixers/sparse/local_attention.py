@@ -3,13 +3,13 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
 from kernels.errors import Unsupported
 from models.card import Card, Equals
+from models.chunks import into_chunks, mask_of_chunks, out_of_chunks
 from models.mixers.exact.transformer import softmax_matrix
 from models.qkv import KeyValueCache, QKVMixer
 
@@ -62,18 +62,11 @@ class LocalAttention(QKVMixer):
     ) -> Float[Tensor, "B H N V"]:
         batch, _, n, _ = q.shape
         block = min(self.block_size, n)
-        fill = -n % block
-        if fill and mask is None and not self.causal:
-            mask = torch.ones(batch, n, dtype=torch.bool, device=q.device)
-        if mask is not None:
-            mask = F.pad(mask, (0, fill)).reshape(-1, block)
-        if fill:
-            q, k, v = (F.pad(x, (0, 0, 0, fill)) for x in (q, k, v))
-        # blocks are examples: (B, H, N, K) -> (B N/b, H, b, K)
-        q, k, v = (x.unflatten(2, (-1, block)).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        mask = mask_of_chunks(mask, batch, n, block, q.device)
+        q, k, v = (into_chunks(x, block) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
         y = attention(q, k, v, causal=self.causal, key_mask=mask, dropout_p=dropout)
-        return y.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
+        return out_of_chunks(y, batch, n)
 
     def reference_matrix(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None

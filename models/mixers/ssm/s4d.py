@@ -4,36 +4,16 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from kernels.long_conv import long_conv
 from kernels.vandermonde_kernel import vandermonde_kernel
 from models.card import Card
-from models.mixer import Mixer
-from models.padding import zero_padding
+from models.hippo import legs_matrix, legs_normal
+from models.mixers.ssm.convolution import ConvolutionalSSM, own_rate
 
 
-def legs_normal_part(n: int) -> tuple[Complex[Tensor, " J"], Complex[Tensor, " J"]]:
-    """Eigenvalues with positive imaginary part of HiPPO-LegS's normal part, and B in their basis.
-
-    A_ij = -sqrt((2i+1)(2j+1)) below the diagonal and -(i+1) on it, plus P P^T with
-    P_i = sqrt(i + 1/2), is -1/2 plus a skew-symmetric matrix (Gu et al. 2022, appendix).
-    """
-    order = torch.arange(n, dtype=torch.float64)
-    root = (2 * order + 1).sqrt()
-    a = -(root[:, None] * root).tril(-1) - torch.diag(order + 1)
-    p = (order + 0.5).sqrt()
-    normal = a + p[:, None] * p
-    # -i times the skew part is Hermitian: real eigenvalues, orthonormal vectors
-    w, v = torch.linalg.eigh(-1j * (normal + 0.5 * torch.eye(n)))
-    # ascending, and symmetric about 0
-    w, b = w[n // 2 :], (v.mH @ root.to(v.dtype))[n // 2 :]
-    return torch.complex(torch.full_like(w, -0.5), w), b
-
-
-class S4D(Mixer):
+class S4D(ConvolutionalSSM):
     """K_l = 2 Re sum_j C_j Bbar_j Abar_j^l, y = K * u + D u; out = GLU(W gelu(y)).
 
     Gu et al. 2022, eq. 5 and section 4: A = -exp(a) + i w; zero-order hold Abar = exp(A dt),
@@ -98,14 +78,9 @@ class S4D(Mixer):
         self.log_a_real = nn.Parameter((-a.real).log().float().repeat(sets, 1))
         self.a_imag = nn.Parameter(a.imag.float().repeat(sets, 1))
         self.b = nn.Parameter(torch.view_as_real(b).float().repeat(sets, 1, 1))
-        for parameter in (self.log_dt, self.log_a_real, self.a_imag, self.b):
-            own = {"weight_decay": 0.0} if lr_ssm is None else {"lr": lr_ssm, "weight_decay": 0.0}
-            parameter._optim = own  # type: ignore[attr-defined]
-        directions = 1 if self.causal else 2
+        own_rate(lr_ssm, self.log_dt, self.log_a_real, self.a_imag, self.b)
         # real and imaginary part each of variance 1/2
-        self.c = nn.Parameter(torch.randn(directions, dim, self.pairs, 2) * 0.5**0.5)
-        self.d = nn.Parameter(torch.randn(dim))
-        self.gate = nn.Linear(dim, 2 * dim)
+        self.c = nn.Parameter(torch.randn(self.directions, dim, self.pairs, 2) * 0.5**0.5)
 
     def _poles(self, init: str) -> tuple[Tensor, Tensor]:
         """A and B at the start, one for each pair, in fp64."""
@@ -113,7 +88,8 @@ class S4D(Mixer):
         ones = torch.ones(self.pairs, dtype=torch.complex128)
         half = torch.full_like(j, -0.5)
         if init == "legs":
-            a, b = legs_normal_part(n)
+            a, vectors = legs_normal(n)
+            b = vectors.mH @ legs_matrix(n)[1].to(vectors.dtype)
             # the large ones would make single channels dominate
             return a, b / (b.abs() / 2).clamp(min=1)
         if init == "lin":
@@ -141,26 +117,6 @@ class S4D(Mixer):
         log_a, b = self.discretised()
         return vandermonde_kernel(torch.view_as_complex(self.c) * b, log_a, length)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B N D"],
-        mask: Bool[Tensor, "B N"] | None = None,
-        *,
-        context: Float[Tensor, "B M D"] | None = None,
-        context_mask: Bool[Tensor, "B M"] | None = None,
-    ) -> Float[Tensor, "B N D"]:
-        self.check(x, mask, context)
-        with torch.autocast(x.device.type, enabled=False):
-            u = zero_padding(x, mask).mT.to(self.d.dtype)
-            kernels = self.kernels(x.shape[1])
-            future = None if self.causal else kernels[1]
-            y = long_conv(u, kernels[0], self.d, kernel_reverse=future).mT
-        return self._out(y)
-
-    def _out(self, y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
-        y = F.dropout(F.gelu(y), self.dropout, self.training)
-        return F.glu(self.gate(y), dim=-1)
-
     def init_state(self, batch: int) -> Tensor:
         if not self.causal:
             return super().init_state(batch)
@@ -170,4 +126,4 @@ class S4D(Mixer):
         log_a, b = self.discretised()
         state = log_a.exp() * state + b * x_t[..., None]
         y = 2 * (torch.view_as_complex(self.c)[0] * state).sum(-1).real + self.d * x_t
-        return self._out(y), state
+        return self.gated(y), state

@@ -1,0 +1,174 @@
+"""Reformer: each token attends to those that a random hash puts near it."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from kernels.attention import attention
+from kernels.attention.score import Score
+from kernels.merge_attention import merge_attention
+from kernels.merge_attention.rows import look_around, permute_rows, sort_by_bucket, take_rows
+from models.card import Card
+from models.mixer import Mixer
+from models.padding import zero_padding
+
+ONLY_SELF = -5e4  # score of a token with itself: it counts only where nothing else is seen
+
+
+class Reformer(Mixer):
+    """softmax(Q K^T / sqrt(K)) V with k_j = q_j / |q_j|, over the tokens of one bucket.
+
+    Kitaev et al. 2020, section 2. Buckets are argmax([x R; -x R]) for random rotations R. Tokens
+    are sorted by bucket, then position, and cut into chunks; a chunk sees itself and the one
+    before it, inside a bucket. ``n_hashes`` rounds are merged by their log-sum-exps; a pair that c
+    rounds show counts once: each weighs it 1 / c. No token sees itself unless it sees nothing else.
+
+    Args:
+        n_hashes: rounds of hashing.
+        bucket_size: tokens of a chunk, and of a bucket on average.
+    """
+
+    card = Card(
+        title="Reformer: The Efficient Transformer",
+        authors="Kitaev, Kaiser, Levskaya",
+        year=2020,
+        link="https://arxiv.org/abs/2001.04451",
+        family="hashed",
+        time="N bucket_size d + N d^2",
+        memory="N d",
+        causality="no",
+        bidirectional=True,
+        randomised=True,
+        length_bound=("rotations",),
+        ops=("attention", "merge_attention"),
+        deviations=(
+            "no causal form: where chunks end depends on later tokens, which masking cannot hide",
+            "the first chunk does not see the last one",
+            "layers are not reversible: the same gradients, the memory of a usual network",
+            "dropout acts on the mixed features",
+        ),
+    )
+
+    def __init__(self, dim: int, *, n_hashes: int = 4, bucket_size: int = 64, **standard: Any):
+        super().__init__(dim, **standard)
+        if n_hashes < 1 or bucket_size < 1:
+            raise ValueError("Reformer: n_hashes and bucket_size must be at least 1")
+        self.n_hashes, self.bucket_size = n_hashes, bucket_size
+        self.head_dim = self.qkv_dim // self.heads
+        self.query = nn.Linear(dim, self.qkv_dim, bias=False)
+        self.value = nn.Linear(dim, self.qkv_dim, bias=False)
+        self.output = nn.Linear(self.qkv_dim, dim, bias=False)
+        for linear in (self.query, self.value, self.output):
+            nn.init.xavier_uniform_(linear.weight)
+        # pairs of opposite buckets, for the longest sequence
+        pairs = -(-self.max_len // (2 * bucket_size))
+        self.rotations: Tensor
+        self.register_buffer("rotations", torch.randn(n_hashes, self.head_dim, pairs))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N D"],
+        mask: Bool[Tensor, "B N"] | None = None,
+        *,
+        context: Float[Tensor, "B M D"] | None = None,
+        context_mask: Bool[Tensor, "B M"] | None = None,
+    ) -> Float[Tensor, "B N D"]:
+        self.check(x, mask, context)
+        x = zero_padding(x, mask)
+        q, v = (
+            f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.value)
+        )
+        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        buckets = self.hash(q, real)
+        orders = [sort_by_bucket(b, real) for b in buckets]
+        places = [inverse // self.chunk(x.shape[1]) for _, inverse in orders]
+        parts = [
+            self._round(q, v, real, r, buckets, places, *orders[r]) for r in range(self.n_hashes)
+        ]
+        y, _ = merge_attention([y for y, _ in parts], [lse for _, lse in parts])
+        y = F.dropout(y, self.dropout, self.training)
+        return self.output(y.transpose(1, 2).flatten(2))
+
+    def chunk(self, n: int) -> int:
+        """Tokens of a chunk."""
+        return min(self.bucket_size, n)
+
+    @torch.no_grad()
+    def hash(
+        self, q: Float[Tensor, "B H N K"], real: Bool[Tensor, "B N"]
+    ) -> list[Int64[Tensor, "B H N"]]:
+        """The bucket of every token in each round; their number follows the true length."""
+        rotations = self.rotations
+        if self.training:
+            rotations = torch.randn_like(rotations)
+        held = real.sum(1)
+        pairs = (-(-held // (2 * self.bucket_size))).clamp(1, rotations.shape[-1])
+        allowed = torch.arange(rotations.shape[-1], device=q.device) < pairs[:, None]
+        found = []
+        for rotation in rotations.to(q.dtype):
+            turned = (q @ rotation).masked_fill(~allowed[:, None, None], 0)
+            both = torch.stack([turned, -turned], dim=-2)
+            both = both.masked_fill(~allowed[:, None, None, None], -torch.inf)
+            best = both.flatten(-2).argmax(-1)
+            side, column = best // rotations.shape[-1], best % rotations.shape[-1]
+            bucket = column + side * pairs[:, None, None]
+            # one bucket for all where the sequence is no longer than a chunk
+            found.append(bucket * (held > self.bucket_size)[:, None, None])
+        return found
+
+    def _round(
+        self,
+        q: Tensor,
+        v: Tensor,
+        real: Tensor,
+        r: int,
+        buckets: list[Tensor],
+        places: list[Tensor],
+        order: Tensor,
+        inverse: Tensor,
+    ) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N"]]:
+        """One round of hashing: output and log-sum-exp in the order of the sequence."""
+        n, chunk = q.shape[2], self.chunk(q.shape[2])
+        k = F.normalize(q, dim=-1)
+
+        def cut(x: Tensor, fill: int = 0) -> Tensor:
+            """Chunks (B, H, C, c, ...) of sorted rows."""
+            missing = [0, 0] * (x.ndim - 3) + [0, -n % chunk]
+            return F.pad(x, missing, value=fill).unflatten(2, (-1, chunk))
+
+        def pairs(x: Tensor, fill: int) -> tuple[Tensor, Tensor]:
+            """Of sorted numbers: those of each query and those of each key it may see."""
+            own = cut(take_rows(x, order), fill)
+            return own[..., :, None], look_around(own)[..., None, :]
+
+        real = real[:, None].expand(-1, q.shape[1], -1)
+        at = torch.arange(n, device=q.device).expand_as(order)
+        query_at, key_at = pairs(at, n)
+        seen = look_around(cut(take_rows(real, order)))[..., None, :]
+        ends = torch.ones_like(cut(at), dtype=torch.bool)
+        seen = seen & look_around(ends)[..., None, :]
+        count: Tensor | int = 0
+        for other, (bucket, place) in enumerate(zip(buckets, places, strict=True)):
+            query_bucket, key_bucket = pairs(bucket, -1)
+            query_place, key_place = pairs(place, -2)
+            apart = query_place - key_place
+            together = (query_bucket == key_bucket) & ((apart == 0) | (apart == 1))
+            seen = seen & together if other == r else seen
+            count = count + together.to(q.dtype)
+        bias = (
+            torch.where(query_at == key_at, ONLY_SELF, 0.0)
+            - torch.as_tensor(count).clamp(min=1).log()
+        )
+        bias = bias.to(q.dtype).masked_fill(~seen, -torch.inf)
+        qs, ks, vs = (cut(permute_rows(x, order, inverse)) for x in (q, k, v))
+        y, lse = attention(
+            *(x.transpose(1, 2).flatten(0, 1) for x in (qs, look_around(ks), look_around(vs))),
+            score=Score(bias=bias.transpose(1, 2).flatten(0, 1)),
+            return_lse=True,
+        )
+        y = y.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
+        lse = lse.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
+        return permute_rows(y, inverse, order), take_rows(lse, inverse)

@@ -1,0 +1,90 @@
+"""Fast weights: the chunked memory is the loop's; exact recall, and what a rate of zero writes."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models.mixers.linear.fwp_delta import EPS, FWPDelta, dpfp
+
+DIM = 6
+
+
+def made(**knobs):
+    torch.manual_seed(0)
+    return FWPDelta(DIM, heads=2, max_len=64, causal=True, **knobs).double()
+
+
+def inputs(n):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, n, DIM, generator=generator, dtype=torch.float64)
+
+
+def loop(mixer, x):
+    q, k, v = (
+        f(x).unflatten(-1, (2, -1)).transpose(1, 2) for f in (mixer.query, mixer.key, mixer.value)
+    )
+    q, k = mixer.features(q), mixer.features(k)
+    beta = mixer.rate(x).sigmoid().mT
+    w, outputs = torch.zeros(2, 2, v.shape[-1], k.shape[-1], dtype=x.dtype), []
+    for t in range(x.shape[1]):
+        known = (w @ k[:, :, t, :, None])[..., 0]
+        wrong = beta[:, :, t, None] * (v[:, :, t] - known)
+        w = w + wrong[..., None] * k[:, :, t, None]
+        outputs.append((w @ q[:, :, t, :, None])[..., 0])
+    return mixer.output(torch.stack(outputs, 2).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 130])
+@pytest.mark.parametrize("knobs", [{}, {"nu": 3}, {"phi": "elu+1"}])
+def test_equals_the_loop(n, knobs):
+    mixer, x = made(**knobs), inputs(n)
+    torch.testing.assert_close(mixer(x), loop(mixer, x))
+
+
+def test_steps_and_segments_are_the_whole():
+    mixer, x = made(), inputs(40)
+    whole = mixer(x)
+    state, outputs = mixer.init_state(2), []
+    for x_t in x.unbind(1):
+        y, state = mixer.step(x_t, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), whole)
+    segment, outputs = mixer.init_state(2), []
+    for part in x.split([1, 2, 37], 1):
+        y, segment = mixer(part, state=segment)
+        outputs.append(y)
+    torch.testing.assert_close(torch.cat(outputs, 1), whole)
+    torch.testing.assert_close(segment, state)
+
+
+def test_dpfp_is_the_papers():
+    """Equation 37: relu(x), relu(-x) side by side, each product with a neighbour further on."""
+    x = torch.tensor([1.0, -2.0, 3.0])
+    # r = 1, 0, 3, 0, 2, 0; rolled by one: 0, 1, 0, 3, 0, 2
+    torch.testing.assert_close(dpfp(x, 1), torch.zeros(6))
+    # by two: 2, 0, 1, 0, 3, 0
+    wanted = torch.tensor([2.0, 0, 3, 0, 6, 0])
+    torch.testing.assert_close(dpfp(x, 2), torch.cat([torch.zeros(6), wanted]))
+
+
+@pytest.mark.parametrize("phi", ["dpfp", "elu+1"])
+def test_features_sum_to_one(phi):
+    mixer = made(phi=phi)
+    x = torch.randn(100, 3, dtype=torch.float64)
+    total = mixer.features(x).sum(-1)
+    raw = dpfp(x, 1).sum(-1) if phi == "dpfp" else (F.elu(x) + 1).sum(-1)
+    torch.testing.assert_close(total, raw / (raw + EPS))
+
+
+def test_a_rate_of_zero_writes_nothing():
+    mixer, x = made(), inputs(5)
+    mask = torch.zeros(2, 5, dtype=torch.bool)
+    y, memory = mixer(x, mask, state=mixer.init_state(2))
+    assert torch.equal(y, torch.zeros_like(y)) and torch.equal(memory, torch.zeros_like(memory))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="phi must be dpfp or elu"):
+        made(phi="relu")
+    with pytest.raises(ValueError, match="nu must be at least 1"):
+        made(nu=0)

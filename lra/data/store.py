@@ -36,6 +36,8 @@ def ensure(
     task: str,
     key: Mapping[str, Any],
     build: Callable[[Writer], Mapping[str, Any]],
+    *,
+    resumable: bool = False,
 ) -> Path:
     """The folder of the data that ``key`` names, built if it is not there.
 
@@ -44,6 +46,8 @@ def ensure(
         task: name of the task.
         key: all that decides the data, as JSON can hold it.
         build: appends the rows to a writer and returns what the manifest shall say of them.
+        resumable: ``build`` begins each split at row ``writer.rows(split)``, so that the whole
+            shards of an unfinished build are kept for the next one; else they are removed.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -57,7 +61,7 @@ def ensure(
     with _locked(folder):
         # another process may have built it meanwhile
         if manifest(folder) is None:
-            _build(folder, build)
+            _build(folder, build, () if resumable else ("*.arrow",))
     return folder
 
 
@@ -90,8 +94,11 @@ def load(folder: Path, split: str) -> "datasets.Dataset":
     return datasets.concatenate_datasets([datasets.Dataset.from_file(file) for file in files])
 
 
-def _build(folder: Path, build: Callable[[Writer], Mapping[str, Any]]) -> None:
-    _clear(folder)
+def _build(
+    folder: Path, build: Callable[[Writer], Mapping[str, Any]], worthless: tuple[str, ...]
+) -> None:
+    """Builds; ``worthless`` are patterns of the files that an unfinished build leaves in vain."""
+    _clear(folder, worthless)
     writer = Writer(folder)
     try:
         with writes(folder):
@@ -106,15 +113,15 @@ def _build(folder: Path, build: Callable[[Writer], Mapping[str, Any]]) -> None:
             temporary.replace(folder / MANIFEST)
     except BaseException:
         writer.abort()
-        _clear(folder)
+        _clear(folder, worthless)
         raise
 
 
-def _clear(folder: Path) -> None:
-    """Removes what an unfinished or damaged build left, and nothing else."""
+def _clear(folder: Path, worthless: tuple[str, ...]) -> None:
+    """Removes what an unfinished or damaged build left in vain, and nothing else."""
     with writes(folder):
         (folder / MANIFEST).unlink(missing_ok=True)
-        for pattern in ("*.tmp", "*.arrow"):
+        for pattern in ("*.tmp", *worthless):
             for file in folder.glob(pattern):
                 file.unlink(missing_ok=True)
         if folder.is_dir() and not any(folder.iterdir()):

@@ -14,10 +14,10 @@ import pyarrow as pa
 from lra.errors import UserError
 
 BATCH_BYTES = 2**25  # a record batch; one batch of training touches few of them
-SHARD_BYTES = 2**29
+SHARD_BYTES = 2**27  # what an interrupted build loses at most
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-# a column of numbers, or of lists: flat values and lengths
+# a column of numbers, of equally long lists (a matrix), or of lists: flat values and lengths
 Column = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
@@ -34,7 +34,7 @@ def writes(folder: Path) -> Iterator[None]:
 
 
 class Writer:
-    """Appends rows to the splits of a store.
+    """Appends rows to the splits of a store; whole shards that lie there count as appended.
 
     Raises:
         UserError: the folder cannot be written, or the disk is full.
@@ -44,12 +44,15 @@ class Writer:
         self._folder = folder
         self._splits: dict[str, _Split] = {}
 
+    def rows(self, split: str) -> int:
+        """Rows that the split has: where a build that was interrupted goes on."""
+        return self._split(split).rows
+
     def append(self, split: str, **columns: Column) -> None:
-        """Adds rows: by column numbers ``(rows,)``, or flat values and ``(rows,)`` lengths."""
-        if split not in self._splits:
-            self._splits[split] = _Split(self._folder, split)
+        """Adds rows: by column numbers ``(rows,)``, equally long lists ``(rows, n)``, or flat
+        values and ``(rows,)`` lengths."""
         with writes(self._folder):
-            self._splits[split].append(columns)
+            self._split(split).append(columns)
 
     def close(self) -> dict[str, Any]:
         """Writes what is left; returns rows, sha256 of the contents and files of each split."""
@@ -67,6 +70,12 @@ class Writer:
         for split in self._splits.values():
             split.abort()
 
+    def _split(self, name: str) -> "_Split":
+        if name not in self._splits:
+            with writes(self._folder):
+                self._splits[name] = _Split(self._folder, name)
+        return self._splits[name]
+
 
 class _Split:
     def __init__(self, folder: Path, name: str) -> None:
@@ -78,6 +87,8 @@ class _Split:
         self._waiting_bytes = 0
         self._sink: pa.NativeFile | None = None
         self._stream: pa.RecordBatchStreamWriter | None = None
+        while self._take(self._temporary.with_suffix("")):
+            pass
 
     def append(self, columns: dict[str, Column]) -> None:
         arrays = {name: self._array(name, column) for name, column in columns.items()}
@@ -104,18 +115,43 @@ class _Split:
         if self._sink is not None:
             self._sink.close()
 
+    def _take(self, path: Path) -> bool:
+        """Takes a whole shard of an earlier build as its own; False: there is none."""
+        try:
+            with pa.memory_map(str(path)) as source:
+                batches = list(pa.ipc.open_stream(source))
+        except FileNotFoundError:
+            return False
+        except pa.ArrowInvalid:
+            # damaged afterwards: it will be written again
+            return False
+        for batch in batches:
+            for name, array in zip(batch.schema.names, batch.columns, strict=True):
+                self._digest(name, _column(array))
+            self.rows += batch.num_rows
+        self.files.append({"name": path.name, "bytes": path.stat().st_size})
+        return True
+
     def _array(self, name: str, column: Column) -> pa.Array:
-        parts = column if isinstance(column, tuple) else (column,)
-        hashes = self._hashes.setdefault(name, [hashlib.sha256() for _ in parts])
-        values, *lengths = parts
-        hashes[0].update(np.ascontiguousarray(values).data)
-        if not lengths:
-            return pa.array(values)
-        hashes[1].update(lengths[0].astype(np.int64).data)
-        offsets = np.zeros(len(lengths[0]) + 1, np.int32)
-        np.cumsum(lengths[0], out=offsets[1:])
+        self._digest(name, column)
+        if isinstance(column, np.ndarray):
+            if column.ndim == 1:
+                return pa.array(column)
+            return pa.FixedSizeListArray.from_arrays(pa.array(column.ravel()), column.shape[1])
+        values, lengths = column
+        offsets = np.zeros(len(lengths) + 1, np.int32)
+        np.cumsum(lengths, out=offsets[1:])
         assert offsets[-1] == len(values), (offsets[-1], len(values))
         return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+    def _digest(self, name: str, column: Column) -> None:
+        values, *lengths = column if isinstance(column, tuple) else (column,)
+        if name not in self._hashes:
+            width = str(values.shape[1]).encode() if values.ndim == 2 else b""
+            self._hashes[name] = [hashlib.sha256(width), *(hashlib.sha256() for _ in lengths)]
+        self._hashes[name][0].update(np.ascontiguousarray(values).data)
+        for part in lengths:
+            self._hashes[name][1].update(part.astype(np.int64).data)
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -145,3 +181,12 @@ class _Split:
     @property
     def _temporary(self) -> Path:
         return self._folder / f"{self._name}-{len(self.files):05d}.arrow.tmp"
+
+
+def _column(array: pa.Array) -> Column:
+    """The column that was appended as this array."""
+    if isinstance(array, pa.FixedSizeListArray):
+        return array.flatten().to_numpy().reshape(-1, array.type.list_size)
+    if isinstance(array, pa.ListArray):
+        return array.flatten().to_numpy(), np.diff(array.offsets.to_numpy())
+    return array.to_numpy()

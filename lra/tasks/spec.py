@@ -35,6 +35,7 @@ class TaskSpec:
         tier: where the data comes from: ``official`` files, ``regenerated`` by our generator from
             the published description, ``stand-in`` another data set of the same kind.
         published: task key in ``results/published``, or None.
+        notes: what the label of every row must say of the data.
     """
 
     name: str
@@ -48,6 +49,7 @@ class TaskSpec:
     grid: tuple[int, int] | None = None
     causal: bool = False
     published: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

@@ -1,0 +1,17 @@
+"""What a task's knobs may be, said in one line where they are not."""
+
+from collections.abc import Iterable
+
+from lra.errors import UserError, nearest
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raises UserError where a knob is none of the choices."""
+    if value not in (known := list(choices)):
+        raise nearest(str(value), known, kind=f"value of {name}")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raises UserError where a knob is neither true nor false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{name}={value}: write true or false")

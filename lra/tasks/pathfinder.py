@@ -1,0 +1,169 @@
+"""Pathfinder: does one dashed contour join the two discs? At 128 x 128 it is called Path-X."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lra.data import store
+from lra.data.pathfinder_folder import find_folder
+from lra.data.pathfinder_law import law_of
+from lra.data.pathfinder_official import check_rule, official_key, write_official
+from lra.data.pathfinder_set import generated_key, write_generated
+from lra.data.pixels import PixelInput, image_rows
+from lra.data.synthetic import check_whole
+from lra.tasks.spec import Batch, TaskSpec, data_root
+
+if TYPE_CHECKING:
+    import datasets
+
+# the task's name, and its name in results/published, by the rows of an image
+NAMES = {
+    32: ("pathfinder", "pathfinder"),
+    64: ("pathfinder64", "path_64"),
+    128: ("path_x", "path_x"),
+    256: ("path_256", "path_256"),
+}
+RULE_ROWS = 20_000  # images of train that the trivial rules are learned on
+PART = 2**24  # pixels that they look at at a time
+
+
+class Pathfinder:
+    """Gray images read row by row, two classes.
+
+    ::
+
+        O = = .  .  .  - -      two long contours (=) and short ones that distract (-), in dashes;
+        .  .  . =  .  .  .      two discs (O), each at an end of a long one
+        . - - .  = .  O .
+        .  .  . - .  = .  =     x: 1,024 gray levels (size 32), 0 black to 255, row by row
+        .  O = = =  .  = .      y: 1 if one contour joins the discs, else 0
+
+    At 32 x 32 the distractors are brighter than the targets (255 and 191, the discs 221); at the
+    larger sizes the discs are brightest. Two thirds of the pixels are black at 32.
+
+    Args:
+        root: folder of built data.
+        size: rows, and columns, of an image: 32, 64, 128 (Path-X) or 256.
+        difficulty: dashes of a long contour: hard 14 (what LRA uses), intermediate 9, easy 6.
+        n_train, n_val, n_test: images of each split; with ``source`` the most that is read.
+        pixels: embed, 256 ids (LRA), or scalar, ``(pixel / 255 - mean) / std`` (S4, Mega).
+        mask_zero_pixels: black pixels count as padding, as in the code of LRA and Nystromformer.
+        mean, std: of scalar: 0 and 1 in S4, 0.5 and 0.5 in Mega.
+        source: the official release: the folder that holds ``pathfinder32`` and its like, or one
+            of those; None: draw images of the same distribution.
+        split_rule: of ``source``, which has no splits: seeded, by ``data_seed``, or s4, the split
+            of S4, Mega and S5.
+        data_seed: of the generator, or of the split.
+
+    Raises:
+        UserError: a knob is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | Path,
+        size: int = 32,
+        difficulty: str = "hard",
+        n_train: int = 160_000,
+        n_val: int = 20_000,
+        n_test: int = 20_000,
+        pixels: str = "embed",
+        mask_zero_pixels: bool = False,
+        mean: float = 0.0,
+        std: float = 1.0,
+        source: str | Path | None = None,
+        split_rule: str = "seeded",
+        data_seed: int = 0,
+    ) -> None:
+        check_whole(1, n_train=n_train, n_val=n_val, n_test=n_test)
+        check_whole(0, data_seed=data_seed)
+        self._root, self._seed = data_root(root), data_seed
+        self._counts = {"train": n_train, "val": n_val, "test": n_test}
+        self._law, self._size, self._difficulty = law_of(size, difficulty), size, difficulty
+        self._input = PixelInput(pixels, mask_zero_pixels, mean, std)
+        self._source = None if source is None else Path(source).expanduser().resolve()
+        self._rule = check_rule(split_rule)
+        name, published = NAMES[size]
+        self.spec = TaskSpec(
+            name=name,
+            kind="classify",
+            length=size**2,
+            classes=2,
+            grid=(size, size),
+            chance_acc=0.5,
+            tier="regenerated" if source is None else "official",
+            published=published if difficulty == "hard" else None,
+            vocab=self._input.vocab,
+            features=self._input.features,
+        )
+
+    def build(self, split: str, seed: int | None = None) -> "datasets.Dataset":
+        """Columns x: gray levels (uint8, all rows equally long), y: class (uint8). ``seed`` is
+        another ``data_seed``.
+
+        Raises:
+            UserError: the source is missing or broken (names file and line), or the folder cannot
+                be written.
+        """
+        return store.load(self._folder(seed), split)
+
+    def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
+        """The rows of those numbers: ids ``(B, N)`` or scalars ``(B, N, 1)``."""
+        return self._input.batch(image_rows(dataset, rows), _labels(dataset)[rows])
+
+    def manifest(self) -> Mapping[str, Any]:
+        """What the data is, wherever and whenever it was built; builds it if need be."""
+        facts = store.manifest(self._folder(None))
+        assert facts is not None
+        return facts
+
+    def baselines(self) -> dict[str, float]:
+        """Test accuracy of the more frequent class, and of the best threshold on an image's mean
+        brightness; both are learned on train."""
+        brightness, y = self._brightness("train", RULE_ROWS)
+        order = np.argsort(brightness, kind="stable")
+        # accuracy of calling 1 what is brighter than the first i images
+        right = np.cumsum(np.append(0, 1 - 2 * y[order].astype(int))) + int(y.sum())
+        signs = {1: right.max(), -1: len(y) - right.min()}
+        sign = max(signs, key=lambda s: signs[s])
+        cut = right.argmax() if sign == 1 else right.argmin()
+        threshold = np.append(brightness[order], np.inf)[cut]
+        majority = y.mean() >= 0.5
+        brightness, y = self._brightness("test", self._counts["test"])
+        bright = (brightness >= threshold) == (sign == 1)
+        return {
+            "majority": float((y == majority).mean()),
+            "brightness": float((y == bright).mean()),
+        }
+
+    def _brightness(self, split: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        dataset = self.build(split)
+        n = min(len(dataset), most)
+        step = max(PART // self.spec.length, 1)
+        parts = [
+            image_rows(dataset, np.arange(first, min(first + step, n))).mean(axis=1)
+            for first in range(0, n, step)
+        ]
+        return np.concatenate(parts), _labels(dataset)[:n]
+
+    def _folder(self, seed: int | None) -> Path:
+        seed = self._seed if seed is None else seed
+        if self._source is None:
+            drawn = (self._law, self._counts, seed)
+            return store.ensure(
+                self._root, self.spec.name, generated_key(*drawn),
+                lambda writer: write_generated(writer, *drawn), resumable=True,
+            )  # fmt: skip
+        found = find_folder(self._source, self._size, self._difficulty)
+        asked = (found, self._counts, self._rule, seed, self._size, self._difficulty)
+        return store.ensure(
+            self._root, self.spec.name, official_key(*asked),
+            lambda writer: write_official(writer, *asked),
+        )  # fmt: skip
+
+
+def _labels(dataset: "datasets.Dataset") -> np.ndarray:
+    return dataset.data.table.column("y").to_numpy()

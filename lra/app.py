@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lra.errors import CellFailed
 
@@ -33,6 +33,12 @@ def main(cfg: DictConfig) -> None:
 
 def run_here(cfg: DictConfig, changed: list[str], on_cell: Any = lambda cell: None) -> None:
     """Runs the cell in this process and shows its row; ``on_cell`` gets the cell beforehand."""
+    if OmegaConf.select(cfg, "task.name") == "kernels":
+        set_up_logging()
+        from lra.kernel_bench.main import run
+
+        run(cfg, changed)
+        return
     from lra.config import load
 
     # wrong input must be said before torch is imported

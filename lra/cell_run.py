@@ -22,6 +22,7 @@ from kernels.errors import Unsupported
 from lra.config import RunConfig
 from lra.errors import UserError
 from lra.measurement.measure import measure
+from lra.measurement.memory import out_of_memory
 from lra.measurement.step import StepFns
 from lra.model import Built, label, n_params
 from lra.results.cell import FINISHED, Cell, cell_id
@@ -37,7 +38,8 @@ from lra.training.evaluate import Score
 from lra.training.loop import Data, NotFinite, TimeUp, Trainer
 from lra.training.score import loss_sum
 from lra.training.stopping import Interrupted, Stopping
-from models.build import mixer_class
+from models.backbone import Backbone
+from models.build import card_of, locate
 from models.model import Model
 
 # the code that can change a number, beside the model's and the task's own
@@ -90,12 +92,16 @@ class CellRun:
 
     def _first_row(self, identity: str) -> RunRow:
         config, spec = self.config, self.task.spec
-        card = mixer_class(config.layers[0]).card
-        knobs = [{k: v for k, v in layer.items() if k != "_target_"} for layer in config.layers]
+        card = card_of(config.backbone, config.block, config.layers[0])
+        # a backbone that makes no blocks has the configured mixer and block in name only
+        hosted = locate(config.backbone["_target_"], Backbone).hosts
+        layers = config.layers if hosted else []
+        knobs = [{k: v for k, v in layer.items() if k != "_target_"} for layer in layers] or [{}]
         return RunRow(
             cell=identity, model=config.model, family=card.family,
-            mixer="+".join(_class_name(layer) for layer in config.layers),
-            block=_class_name(config.block), backbone=_class_name(config.backbone),
+            mixer="+".join(_class_name(layer) for layer in layers) or "none",
+            block=_class_name(config.block) if hosted else "none",
+            backbone=_class_name(config.backbone),
             mixer_knobs=json.dumps(knobs[0] if len(knobs) == 1 else knobs, sort_keys=True),
             task=spec.name, tier=spec.tier, length=spec.length, batch=config.recipe.batch,
             causal=spec.causal, protocol=config.protocol["name"], label="standard",
@@ -169,12 +175,14 @@ class CellRun:
         self.cell.write("environment.json", json.dumps(facts, indent=1, default=str))
         if self.built.problem is not None:
             raise self.built.problem
+        notes = self.task.spec.notes
         if self.saved is not None:
-            name = f"evaluated from {self.saved.digest}"
+            name = "; ".join([f"evaluated from {self.saved.digest}", *notes])
         else:
-            name = label(self.config, self.built.spec, self.model)
+            name = label(self.config, self.built.spec, self.model, notes)
+        mixers = self.model.mixers()
         # a causal-only mixer stays causal on a task that is not
-        causal = all(mixer.causal for mixer in self.model.mixers())
+        causal = all(mixer.causal for mixer in mixers) if mixers else self.row.causal
         self.row = replace(
             self.row, n_params=n_params(self.model), label=name, causal=causal,
             degenerate=self.model.dense_at(self.row.length),
@@ -283,16 +291,6 @@ class CellRun:
         extra = model.aux_loss()
         loss = total / count.clamp(min=1)
         return loss if extra is None else loss + extra
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on either kind of device."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in text or "can't allocate memory" in text or "alloc_cpu" in text
-    )
 
 
 def _class_name(config: Mapping[str, Any]) -> str:

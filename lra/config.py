@@ -152,11 +152,9 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
         tree: Any = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(_first_line(error)) from error
-    for item in changed or []:
-        group, _, name = item.partition("=")
-        # Hydra says nothing of a wrong choice of an optional group
-        if group in ("recipe", "experiment"):
-            check_name(group, name)
+    check_optional(changed or [])
+    if (tree.pop("op", None) or {}).get("name") is not None:
+        raise UserError("op=... belongs to task=kernels: python run.py task=kernels op=...")
     for part in ("mixer", "backbone", "block"):
         if tree[part].get("_target_") in (None, "???"):
             raise UserError(f"{part}._target_ is missing: give {part}._target_=my_module.MyClass")
@@ -175,6 +173,14 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
             "bidirectional", "checkpoint", "rerun",
         )},
     )  # fmt: skip
+
+
+def check_optional(changed: list[str]) -> None:
+    """Raises UserError for a wrong choice of an optional group, of which Hydra says nothing."""
+    for item in changed:
+        group, _, name = item.partition("=")
+        if group in ("recipe", "experiment"):
+            check_name(group, name)
 
 
 def _check_top(tree: Mapping[str, Any]) -> None:

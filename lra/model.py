@@ -78,14 +78,18 @@ def n_params(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def label(config: RunConfig, spec: ModelSpec, model: Model) -> str:
+def label(config: RunConfig, spec: ModelSpec, model: Model, of_data: tuple[str, ...] = ()) -> str:
     """How a row stands to its protocol's rules.
 
-    ``standard``, or what departs from them: changed recipe or task values, and more parameters than
+    ``standard``, or what departs from them: what the task says of its data (``of_data``), changed
+    recipe or task values (where the data lies is none), and more parameters than
     ``parameter_budget`` times those of the transformer at the same sizes (LRA's rule: 1.1).
     """
-    notes = []
-    changed = [item for item in config.changed if item.startswith(("recipe.", "task.", "block."))]
+    notes = list(of_data)
+    changed = [
+        item for item in config.changed
+        if item.startswith(("recipe.", "task.", "block.")) and not item.startswith("task.source=")
+    ]  # fmt: skip
     if changed:
         notes.append("changed " + " ".join(sorted(changed)))
     budget = config.protocol.get("parameter_budget")

@@ -22,6 +22,21 @@ FAMILY_COLOURS = {
     "conv": "#CC79A7",
     "whole_model": "#888888",
 }
+# colour and marker of each backend, the same in every figure
+BACKENDS = {
+    "reference": ("#888888", "x"),
+    "eager": ("#000000", "o"),
+    "compile": ("#0072B2", "D"),
+    "sdpa": ("#E69F00", "s"),
+    "flex": ("#CC79A7", "p"),
+    "triton": ("#D55E00", "^"),
+    "cuda": ("#009E73", "v"),
+    "flash_attn": ("#56B4E9", "P"),
+    "xformers": ("#B8A800", "X"),
+    "fla": ("#56B4E9", "*"),
+    "mamba_ssm": ("#56B4E9", "h"),
+    "causal_conv1d": ("#56B4E9", "<"),
+}
 RC: Any = {
     "font.size": 8.5,
     "axes.titlesize": 9,
@@ -42,6 +57,11 @@ RC: Any = {
     # a dollar in a name is a dollar
     "text.parse_math": False,
 }
+
+
+def backend_look(name: str) -> tuple[str, str]:
+    """Colour and marker of a backend; an unknown one looks like no other."""
+    return BACKENDS.get(name, ("#7F3C8D", "d"))
 
 
 def style() -> Any:

@@ -119,8 +119,20 @@ def test_sweeps_and_schema_need_no_torch():
     "package", ["triton", "flash_attn", "xformers", "fla", "mamba_ssm", "causal_conv1d"]
 )
 def test_gpu_libraries_are_never_imported_at_start(package):
+    """But in the files of a backend, which dispatch imports when it is asked for."""
     for path in FILES:
+        backend = path.parent.parent == ROOT / "kernels" and path.stem.startswith("triton_")
+        if package == "triton" and backend:
+            continue
         assert package not in {top(found) for found in imports(path, at_start=True)}, name(path)
+
+
+def test_backends_of_libraries_are_imported_by_dispatch_alone():
+    for path in FILES:
+        for found in imports(path, at_start=True):
+            part = found.split(".")[2:3]
+            asked = found.startswith("kernels.") and part and part[0].startswith("triton_")
+            assert not asked or path.stem.startswith("triton_"), f"{name(path)} imports {found}"
 
 
 def test_no_module_hides_a_library():

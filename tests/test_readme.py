@@ -25,9 +25,12 @@ def commands() -> list[str]:
 
 def smaller(command: str, folder: Path) -> list[str]:
     """The command's words, with what makes it small and keeps it out of the checkout."""
-    words = shlex.split(command)
+    # a few of the models stand for all: each is a process of its own
+    words = shlex.split(command.replace("model=glob(*)", "model=glob(li*)"))
     data, results = str(folder / "data"), str(folder / "results")
-    if "run.py" in words and "--cfg" not in words:
+    if "task=kernels" in words:
+        words += ["op.lengths=[64]", "op.dtypes=[float32]", f"paths.results={results}"]
+    elif "run.py" in words and "--cfg" not in words:
         words += [*SMALL, f"paths.data={data}", f"paths.results={results}"]
     elif words[1:4] == ["-m", "lra", "prepare"]:
         words += ["--protocol", "smoke", "--root", data]

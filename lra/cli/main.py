@@ -19,6 +19,7 @@ COMMANDS = {
     "collect": "finished cells to CSV; --publish makes the committed pack of this device",
     "merge": "take in result packs from elsewhere, checked against the schema",
     "conformance": "run the conformance checks and write models.csv and conformance.csv",
+    "compile": "compile every GPU kernel, without a GPU, and write compile.csv",
 }
 
 

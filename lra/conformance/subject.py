@@ -32,6 +32,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 Mode = Literal["both", "causal", "two_way"]
 
 DIM, HEADS, MAX_LEN = 16, 2, 33
+# columns of the grid of a system that needs one: a ragged last row in MAX_LEN
+COLUMNS = 8
 # every window, block, landmark and bucket knob: several of them, and a ragged last one, in MAX_LEN
 SIZED = 4
 
@@ -45,9 +47,9 @@ class System(nn.Module):
         super().__init__()
         self.part = part
 
-    def parts(self) -> list[Mixer | Block]:
+    def parts(self) -> list[Mixer | Block | Backbone]:
         """Everything that may have a loss of its own or act after a step."""
-        return [module for module in self.modules() if isinstance(module, (Mixer, Block))]
+        return [m for m in self.modules() if isinstance(m, (Mixer, Block, Backbone))]
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         real = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
@@ -114,6 +116,10 @@ class Subject:
                 found.append("two_way")
         return tuple(found)
 
+    def grid(self, length: int) -> tuple[int, int] | None:
+        """The grid for that many positions, where the card says that it needs one."""
+        return (-(-length // COLUMNS), COLUMNS) if self.card.grid else None
+
     def with_knobs(self, **knobs: Any) -> "Subject":
         """The same system with other knobs."""
         changed: Any = {self.level: {**self.config, **knobs}}
@@ -131,7 +137,9 @@ class Subject:
         """The system, in eval mode. ``sizes`` are fields of ``LayerSpec``; the mode defaults to the
         first one that the card claims."""
         mode = mode or self.modes()[0]
-        fields = {"dim": DIM, "heads": HEADS, "ffn_dim": 2 * DIM, **sizes}
+        fields: dict[str, Any] = {
+            "dim": DIM, "heads": HEADS, "ffn_dim": 2 * DIM, "grid": self.grid(max_len), **sizes,
+        }  # fmt: skip
         spec = LayerSpec(max_len=max_len, causal=mode == "causal", **fields)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -4,6 +4,7 @@ import inspect
 from pathlib import Path
 
 from lra.conformance.checks import examine
+from lra.conformance.document import document
 from lra.conformance.subject import Subject, load, presets
 from lra.results.csv_io import write_csv
 from lra.results.schema import ConformanceRow, ModelRow
@@ -62,7 +63,7 @@ def model_row(subject: Subject) -> ModelRow:
     system = subject.build(dim=COUNT_DIM, heads=COUNT_HEADS, max_len=COUNT_MAX_LEN)
     padding = f"{card.padding}: {card.padding_reason}" if card.padding_reason else card.padding
     return ModelRow(
-        model=subject.name, family=card.family, mixer=subject.mixer["_target_"].rpartition(".")[2],
+        model=subject.name, family=card.family, mixer=_mixer_name(subject),
         title=card.title, authors=card.authors, year=card.year, link=card.link, time=card.time,
         memory=card.memory, causality=card.causality, bidirectional=card.bidirectional,
         recurrent=card.recurrent, cross=card.cross, randomised=card.randomised,
@@ -73,16 +74,26 @@ def model_row(subject: Subject) -> ModelRow:
     )  # fmt: skip
 
 
+def _mixer_name(subject: Subject) -> str:
+    """The class of the preset's mixer; a backbone that makes no blocks has none."""
+    hosted = locate(subject.backbone["_target_"], Backbone).hosts
+    return str(subject.mixer["_target_"]).rpartition(".")[2] if hosted else "none"
+
+
 def write(results: Path) -> list[Path]:
-    """Examines every preset and writes both tables into ``results/measured``.
+    """Examines every preset and writes both tables into ``results/measured``, and MODELS.md beside
+    ``results``.
 
     Raises:
         AssertionError: a check fails; nothing is written.
         UserError: the folder cannot be written.
     """
     conformance = [row for name in presets() for row in rows(name)]
-    folder = results / "measured"
-    return [
-        write_csv(folder / "models.csv", model_rows(), ModelRow),
+    folder, models = results / "measured", model_rows()
+    written = [
+        write_csv(folder / "models.csv", models, ModelRow),
         write_csv(folder / "conformance.csv", conformance, ConformanceRow),
+        results.parent / "MODELS.md",
     ]
+    written[-1].write_text(document(models, conformance))
+    return written

@@ -16,7 +16,7 @@ LENGTHS = (1, 2, 17, MAX_LEN)
 def _model(subject: Subject, *, two_way: bool = False, scalars: bool = False) -> Model:
     layer = LayerSpec(
         dim=DIM, heads=HEADS, max_len=MAX_LEN, causal=False, depth=DEPTH, ffn_dim=2 * DIM,
-        two_way=two_way,
+        two_way=two_way, grid=subject.grid(MAX_LEN),
     )  # fmt: skip
     spec = ModelSpec(
         layer=layer, kind="classify", classes=CLASSES, vocab=None if scalars else VOCAB,

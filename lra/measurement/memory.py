@@ -97,6 +97,16 @@ def reason_of(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"[:200]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on either kind of device."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "not enough memory" in text or "can't allocate memory" in text or "alloc_cpu" in text
+    )
+
+
 class FakeMode(FakeTensorMode):
     """A module that copies its parts copies their tensors, which must stay in one mode."""
 

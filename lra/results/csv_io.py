@@ -23,6 +23,7 @@ from lra.results.schema import (
     FAMILIES,
     SCHEMA_VERSION,
     TIERS,
+    CompileRow,
     ConformanceRow,
     KernelRow,
     LengthRow,
@@ -39,10 +40,11 @@ KEYS: dict[type, tuple[str, ...]] = {
     LengthRow: ("cell", "level", "length", "batch", "pass_"),
     KernelRow: (
         "op", "backend", "batch", "heads", "length", "key_length", "head_dim", "causal", "window",
-        "dtype", "pass_", "device",
+        "variant", "dtype", "pass_", "device", "n_threads",
     ),
     ModelRow: ("model",),
     ConformanceRow: ("model", "check"),
+    CompileRow: ("op", "backend", "kernel", "config", "dtype", "target"),
     PublishedRow: ("system", "name", "task", "metric", "source", "protocol", "setting"),
 }  # fmt: skip
 CHOICES = {"family": FAMILIES, "tier": TIERS}

@@ -26,8 +26,8 @@ EXPERIMENT: dict[type, tuple[str, ...]] = {
         "backend", "dtype",
     ),
     KernelRow: (
-        "device", "op", "backend", "pass_", "dtype", "batch", "heads", "length", "key_length",
-        "head_dim", "causal", "window",
+        "device", "n_threads", "op", "backend", "variant", "pass_", "dtype", "batch", "heads",
+        "length", "key_length", "head_dim", "causal", "window",
     ),
 }  # fmt: skip
 

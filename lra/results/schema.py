@@ -10,6 +10,8 @@ from typing import Literal, get_args
 SCHEMA_VERSION = 1
 
 Status = Literal["ok", "oom", "nan", "timeout", "interrupted", "unsupported", "error"]
+# wrong: outside the tolerance, not timed
+KernelStatus = Literal["ok", "oom", "timeout", "interrupted", "unsupported", "error", "wrong"]
 STATUSES: tuple[str, ...] = get_args(Status)
 TIERS = ("official", "regenerated", "stand-in")
 FAMILIES = (
@@ -116,7 +118,16 @@ class LengthRow:
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRow:
-    """One (op, backend, shape, pass) measurement: ``kernels.csv``."""
+    """One (op, backend, shape, pass) measurement: ``kernels.csv``.
+
+    ``variant`` is what tells a case from others beside causality and window (a decay, a number of
+    states). Ops on channels have ``heads`` x ``head_dim`` of them. ``gb_per_s`` counts inputs and
+    outputs once, ``tflop_per_s`` what the op cannot do without, or what its eager backend does.
+    ``roofline_frac`` is the time of that many operations in a matrix product, or of that many bytes
+    in a copy, whichever is longer, over the time taken. ``rel_error`` and ``tolerance`` are of the
+    output or gradient furthest from the truth. ``reason`` of an ``ok`` row is what is doubtful
+    about it.
+    """
 
     op: str
     backend: str
@@ -127,9 +138,10 @@ class KernelRow:
     head_dim: int
     causal: bool
     window: str | None
+    variant: str = ""
     dtype: str
     pass_: str
-    status: Status
+    status: KernelStatus
     reason: str | None = None
     median_ms: float | None = None
     p20_ms: float | None = None
@@ -143,6 +155,7 @@ class KernelRow:
     rel_error: float | None = None
     tolerance: float | None = None
     device: str | None = None
+    n_threads: int | None = None
     versions: str | None = None
     git_sha: str | None = None
     date: str | None = None
@@ -186,6 +199,32 @@ class ConformanceRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompileRow:
+    """One GPU kernel compiled for one target, without a GPU: ``compile.csv``.
+
+    ``registers`` are those of a thread; ``spill_stores`` and ``spill_loads`` the bytes of the
+    instructions that spill and restore them; ``shared_bytes`` of shared memory are a block's.
+    ``source``: digest of the files that the kernel is written in.
+    """
+
+    op: str
+    backend: Literal["triton", "cuda"]
+    kernel: str
+    config: str
+    default: bool
+    target: str
+    dtype: str
+    registers: int | None = None
+    spill_stores: int | None = None
+    spill_loads: int | None = None
+    shared_bytes: int | None = None
+    status: Status
+    reason: str | None = None
+    versions: str | None = None
+    source: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishedRow:
     """One published number: ``results/published/*.csv``.
 
@@ -215,6 +254,7 @@ TABLES: dict[str, type] = {
     "kernels": KernelRow,
     "models": ModelRow,
     "conformance": ConformanceRow,
+    "compile": CompileRow,
     "published": PublishedRow,
 }
 

@@ -6,6 +6,7 @@ import pytest
 
 from lra.conformance import tables
 from lra.conformance.checks import CHECKS
+from lra.conformance.document import document, proofs_of
 from lra.conformance.outcome import Outcome
 from lra.conformance.subject import presets
 from lra.results.csv_io import read_csv
@@ -32,17 +33,29 @@ def test_committed_conformance_names_no_other_model():
     assert {row.model for row in committed} == set(presets())
 
 
+def test_models_md_is_what_the_tables_say():
+    models = read_csv(MEASURED / "models.csv", ModelRow)
+    checks = read_csv(MEASURED / "conformance.csv", ConformanceRow)
+    assert (ROOT / "MODELS.md").read_text() == document(models, checks)
+
+
+@pytest.mark.parametrize("model", presets())
+def test_every_model_is_held_to_its_equations(model):
+    assert proofs_of(model), f"no file of tests/models names the class of '{model}'"
+
+
 def test_failing_card_writes_nothing(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tables, "examine", lambda subject: [Outcome("padding", "fail", "leaks")])
     with pytest.raises(AssertionError, match="fails padding: leaks"):
-        tables.write(tmp_path)
+        tables.write(tmp_path / "results")
     assert not list(tmp_path.rglob("*"))
 
 
 def test_tables_are_written(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(tables, "presets", lambda: ["transformer"])
     monkeypatch.setattr(tables, "examine", lambda subject: [Outcome("cross", "refuses", "no")])
-    models, conformance = tables.write(tmp_path)
+    models, conformance, told = tables.write(tmp_path / "results")
+    assert told == tmp_path / "MODELS.md" and "| transformer | exact |" in told.read_text()
     (row,) = read_csv(conformance, ConformanceRow)
     assert (row.model, row.check, row.status, row.reason) == (
         "transformer", "cross", "refuses", "no",

@@ -91,34 +91,6 @@ def test_every_command_has_help(name, capsys):
 # -- what there is -----------------------------------------------------------------------------
 
 
-def test_doctor_names_machine_libraries_and_backends(said):
-    import torch
-
-    from kernels.dispatch import all_ops
-
-    code, out, _ = said("doctor")
-    assert code == 0
-    assert f"torch {torch.__version__}" in out and "cores" in out and "GiB free" in out
-    for library in ("triton", "flash-attn", "xformers", "fla-core", "mamba-ssm", "causal-conv1d"):
-        assert library in out
-    lines = [line.split("│")[1:4] for line in out.splitlines() if line.startswith("│")]
-    table = {(op.strip(), backend.strip()): here.strip() for op, backend, here in lines}
-    assert set(table) == {
-        (op.name, backend) for op in all_ops().values() for backend in op.backends
-    }
-    assert table["attention", "reference"] == "works"
-
-
-def test_doctor_gives_the_reason(said, monkeypatch):
-    from kernels.dispatch import Op
-
-    monkeypatch.setattr(
-        Op, "why_not_here", lambda op, backend: "no [GPU] here" if backend == "sdpa" else None
-    )
-    _, out, _ = said("doctor")
-    assert "no: no [GPU] here" in out
-
-
 def test_list_names_every_model_task_and_protocol(said):
     code, out, _ = said("list")
     assert code == 0

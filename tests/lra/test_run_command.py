@@ -283,14 +283,15 @@ def test_an_error_that_is_mended_leaves_no_trace(fork, tmp_path, monkeypatch):
     assert not (path.parent / "error.txt").exists()
 
 
-def test_what_a_system_cannot_do_is_a_row_and_a_line(fork, tmp_path):
+def test_what_a_system_cannot_do_is_a_row_and_a_line(fork, built_data, tmp_path):
     """The reason looks like markup of the terminal: it must be shown as it is."""
-    ended = fork(*fork.tiny(tmp_path, mixer("Refusing")))
+    data = f"paths.data={built_data}"
+    ended = fork(*fork.tiny(tmp_path, data, mixer("Refusing")))
     row = row_of(tmp_path)
     assert ended.code == 2 and row.status == "unsupported"
     assert row.reason == "refuses [/every] sequence"
     assert only_line(ended.err) == "error: refuses [/every] sequence"
-    again = fork(*fork.tiny(tmp_path, mixer("Refusing")))
+    again = fork(*fork.tiny(tmp_path, data, mixer("Refusing")))
     assert again.code == 2 and "status unsupported: refuses [/every] sequence" in again.out
 
 

@@ -1,0 +1,152 @@
+"""What of an op is finished: one file a case, and what a process was at when it died.
+
+``results/runs/kernels_<op>/<case>.json`` holds the rows of a case, all backends, and their samples.
+``at_work.json`` beside them names the backend at work; only a process that was killed, or whose
+device was lost, leaves it behind. This module imports no torch: a sweep's parent reads it.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lra.errors import UserError
+from lra.results.collect import write_row
+from lra.results.csv_io import from_mapping, write_text
+from lra.results.schema import KernelRow
+
+log = logging.getLogger(__name__)
+
+# how a row can end for good; anything else is tried again by the same command
+FINISHED = ("ok", "oom", "timeout", "unsupported", "wrong")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A case's rows, the samples in milliseconds by ``backend pass``, and the backends that killed
+    their process, which are not tried again; ``truth`` among them: nothing is."""
+
+    rows: Sequence[KernelRow]
+    samples: Mapping[str, Sequence[float]]
+    killers: Sequence[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> bool:
+        ends = [row.status in FINISHED or row.backend in self.killers for row in self.rows]
+        return "truth" in self.killers or (bool(ends) and all(ends))
+
+
+class Store:
+    """The files of one op.
+
+    Args:
+        results: the results folder.
+        op: name of the op.
+    """
+
+    def __init__(self, results: Path, op: str):
+        self.results, self.folder = results, results / "runs" / f"kernels_{op}"
+        self._at_work = self.folder / "at_work.json"
+        self._fd = -1
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Waits until no other process works on this op.
+
+        Raises:
+            UserError: the results folder cannot be written.
+        """
+        try:
+            for folder in (self.folder, self.results / "local"):
+                folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                log.info("another process works on this op: waiting for it")
+                lock.acquire()
+        except OSError as error:
+            raise UserError(
+                f"cannot write results to {self.results}: {error.strerror or error}; "
+                "choose another folder with paths.results=..."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def read(self, case: str) -> Finished | None:
+        """What is on record of a case, finished or not; None where nothing of this schema is."""
+        try:
+            record = json.loads((self.folder / f"{case}.json").read_text())
+            rows = [from_mapping(KernelRow, row) for row in record["rows"]]
+            return Finished(rows, record["samples"], record["killers"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def write(self, case: str, finished: Finished) -> None:
+        """The rows, among the local results and then beside the case, which is what counts."""
+        for row in finished.rows:
+            write_row(row, self.results / "local")
+        rows = [
+            {name.rstrip("_"): value for name, value in asdict(row).items()}
+            for row in finished.rows
+        ]
+        record = {
+            "rows": rows, "samples": dict(finished.samples), "killers": list(finished.killers),
+        }  # fmt: skip
+        write_text(self.folder / f"{case}.json", json.dumps(record, indent=1))
+
+    # -- what is at work ---------------------------------------------------------------------
+
+    def at_work(self, case: str, backend: str) -> None:
+        """Notes what runs next: microseconds, and it outlives this process."""
+        if self._fd < 0:
+            self._fd = os.open(self._at_work, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
+        note = json.dumps({"case": case, "backend": backend}).encode()
+        os.pwrite(self._fd, note.ljust(400), 0)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Leaves the note behind only if the process dies inside, or the device does."""
+        try:
+            yield
+        except BaseException as error:
+            if not getattr(error, "deadly", False):
+                self.rest()
+            raise
+        self.rest()
+
+    def forget(self, cases: Sequence[str]) -> None:
+        """Nothing is on record of these cases any more."""
+        for case in cases:
+            (self.folder / f"{case}.json").unlink(missing_ok=True)
+        self.rest()
+
+    def rest(self) -> None:
+        """Nothing is at work any more."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        self._at_work.unlink(missing_ok=True)
+
+    def died_at(self) -> dict[str, str] | None:
+        """Case and backend that a process died at, if one did."""
+        try:
+            note: dict[str, str] = json.loads(self._at_work.read_text())
+            return note
+        except (OSError, ValueError):
+            return None
+
+
+def case_id(**identity: Any) -> str:
+    """Digest of all that can change a case's numbers."""
+    text = json.dumps(identity, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,132 @@
+"""Rows of ``kernels.csv`` to curves: one curve is one backend of an op against the length."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lra.errors import nearest
+from lra.results.collect import read_all
+from lra.results.packs import device_slug
+from lra.results.schema import KernelRow
+
+PASSES = {"forward": "forward", "forward_backward": "forward + backward"}
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What times can be compared in: an op, its options, dtype and sizes, but for the length."""
+
+    op: str
+    dtype: str
+    batch: int
+    heads: int
+    head_dim: int
+    options: str
+    pass_: str
+
+    @property
+    def figure(self) -> tuple[str, str, int, int, int]:
+        """Settings that agree in this share a figure."""
+        return (self.op, self.dtype, self.batch, self.heads, self.head_dim)
+
+    @property
+    def sizes(self) -> str:
+        return f"batch {self.batch}, heads {self.heads}, head width {self.head_dim}"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A backend's rows in one setting on one device, by length."""
+
+    backend: str
+    rows: tuple[KernelRow, ...]
+
+    @property
+    def timed(self) -> list[KernelRow]:
+        return [row for row in self.rows if row.status == "ok" and row.median_ms]
+
+    @property
+    def failures(self) -> dict[str, list[KernelRow]]:
+        """Rows without a time, by status."""
+        found: dict[str, list[KernelRow]] = defaultdict(list)
+        for row in self.rows:
+            if row not in self.timed:
+                found[row.status].append(row)
+        return dict(found)
+
+
+def load_kernels(
+    results: Path, device: str | None = None, *, needed: bool = True
+) -> list[KernelRow]:
+    """All rows, or those of one device by its name or folder; none where nothing was timed.
+
+    Raises:
+        UserError: rows that do not fit the schema, or, if one is needed, an unknown device.
+    """
+    rows: list[KernelRow] = [r for r in read_all(results, "kernels") if r.status != "interrupted"]
+    if device is None or not rows:
+        return rows
+    found = [row for row in rows if device in (row.device, device_slug(row.device))]
+    if needed and not found:
+        raise nearest(device, {row.device or "unknown device" for row in rows}, kind="device")
+    return found
+
+
+def setting(row: KernelRow) -> Setting:
+    """The setting of a row; what is false is not said."""
+    options = [
+        "causal" if row.causal else "", f"window={row.window}" if row.window else "", row.variant,
+        f"keys={row.key_length}" if row.key_length != row.length else "",
+    ]  # fmt: skip
+    return Setting(
+        row.op, row.dtype, row.batch, row.heads, row.head_dim,
+        " ".join(filter(None, options)), row.pass_,
+    )  # fmt: skip
+
+
+def by_device(rows: Iterable[KernelRow]) -> dict[str, list[KernelRow]]:
+    """Rows by device; one that was used with several numbers of threads is several."""
+    rows = list(rows)
+    threads: dict[str, set[int | None]] = defaultdict(set)
+    for row in rows:
+        threads[row.device or "unknown device"].add(row.n_threads)
+    found: dict[str, list[KernelRow]] = defaultdict(list)
+    for row in rows:
+        name = row.device or "unknown device"
+        more = f", {row.n_threads} threads" if len(threads[name]) > 1 else ""
+        found[name + more].append(row)
+    return dict(sorted(found.items()))
+
+
+def curves(rows: Iterable[KernelRow]) -> dict[Setting, list[Curve]]:
+    """The curves of one device by setting, sorted; backends in the order of the rows' names."""
+    found: dict[Setting, dict[str, list[KernelRow]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[setting(row)][row.backend].append(row)
+    return {
+        key: [
+            Curve(backend, tuple(sorted(of_backend, key=lambda row: row.length)))
+            for backend, of_backend in sorted(found[key].items())
+        ]
+        for key in sorted(found)
+    }
+
+
+def figures(settings: Iterable[Setting]) -> dict[str, list[Setting]]:
+    """Settings that share a figure, by its name: the op and dtype, and the sizes where several
+    are there."""
+    groups: dict[tuple[str, str, int, int, int], list[Setting]] = defaultdict(list)
+    for key in settings:
+        groups[key.figure].append(key)
+    found = {}
+    for (op, dtype, *sizes), members in groups.items():
+        several = sum(other[:2] == (op, dtype) for other in groups) > 1
+        suffix = "_b{}h{}d{}".format(*sizes) if several else ""
+        found[f"{op}_{dtype}{suffix}"] = members
+    return found
+
+
+def at_lengths(lengths: Sequence[int]) -> str:
+    """Lengths in words: one, or the shortest and the longest."""
+    return f"N={lengths[0]}" if len(lengths) == 1 else f"N={lengths[0]} to {lengths[-1]}"

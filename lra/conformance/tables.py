@@ -68,7 +68,8 @@ def model_row(subject: Subject) -> ModelRow:
         memory=card.memory, causality=card.causality, bidirectional=card.bidirectional,
         recurrent=card.recurrent, cross=card.cross, randomised=card.randomised,
         length_bound=", ".join(card.length_bound) or None, ops=", ".join(card.ops) or None,
-        equals=", ".join(limit.mixer for limit in card.equals) or None, padding=padding,
+        equals=", ".join(dict.fromkeys(limit.mixer for limit in card.equals)) or None,
+        padding=padding,
         deviations="; ".join(card.deviations) or None,
         n_params=sum(p.numel() for p in system.parameters()),
     )  # fmt: skip

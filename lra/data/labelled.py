@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from lra.data import store
 from lra.data.splits import majority
-from lra.data.synthetic import check_whole
 from lra.data.writer import Writer
+from lra.tasks.knobs import check_whole
 from lra.tasks.spec import TaskSpec, Tier, data_root
 
 if TYPE_CHECKING:

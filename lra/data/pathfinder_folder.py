@@ -80,7 +80,7 @@ def _warn_of_copies(found: list[Path], source: Path) -> None:
         log.warning(
             "reading %s%s: the release has two copies of pathfinder128, and on the inner one, "
             "lra_release/lra_release/pathfinder128, a ResNet-18 was reported to stay at chance "
-            "(google-research/long-range-arena issue 38); try model=cnn2d on it first",
+            "(google-research/long-range-arena#38); try model=cnn2d on it first",
             found[0], other,
         )  # fmt: skip
 

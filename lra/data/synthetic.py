@@ -146,10 +146,3 @@ def labels(rows: int, length: int, classes: int) -> np.ndarray:
     """Labels ``(rows, length)`` of which none is scored, in the smallest type that holds them."""
     smallest = np.promote_types(np.min_scalar_type(-classes), np.min_scalar_type(NOT_SCORED))
     return np.full((rows, length), NOT_SCORED, smallest)
-
-
-def check_whole(least: int, **knobs: int) -> None:
-    """Raises UserError where a knob is no whole number of at least ``least``."""
-    for name, value in knobs.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{name}={value}: write a whole number from {least}")

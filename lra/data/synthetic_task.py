@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lra.data import store
-from lra.data.synthetic import NOT_SCORED, Law, check_whole, key_of, write
+from lra.data.synthetic import NOT_SCORED, Law, key_of, write
+from lra.tasks.knobs import check_whole
 from lra.tasks.spec import Batch, TaskSpec, data_root
 
 if TYPE_CHECKING:

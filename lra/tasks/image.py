@@ -12,10 +12,9 @@ from lra.data.cifar import CLASSES, GRAYS, OFFER, PIXELS, ROWS, SIDE, open_cifar
 from lra.data.labelled import Labelled, standing
 from lra.data.pixels import PixelInput, image_rows
 from lra.data.splits import Source
-from lra.data.synthetic import check_whole
 from lra.data.writer import Writer
 from lra.errors import UserError
-from lra.tasks.knobs import check_choice
+from lra.tasks.knobs import check_choice, check_whole
 from lra.tasks.spec import Batch, TaskSpec
 
 if TYPE_CHECKING:

@@ -15,3 +15,10 @@ def check_flag(name: str, value: object) -> None:
     """Raises UserError where a knob is neither true nor false."""
     if not isinstance(value, bool):
         raise UserError(f"{name}={value}: write true or false")
+
+
+def check_whole(least: int, **knobs: int) -> None:
+    """Raises UserError where a knob is no whole number of at least ``least``."""
+    for name, value in knobs.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"{name}={value}: write a whole number from {least}")

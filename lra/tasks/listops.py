@@ -16,7 +16,7 @@ from lra.data.listops_trees import (
     check_operators,
 )
 from lra.data.listops_tsv import official_key, write_official
-from lra.errors import UserError
+from lra.tasks.knobs import check_whole
 from lra.tasks.spec import Batch, TaskSpec, data_root
 
 if TYPE_CHECKING:
@@ -70,9 +70,9 @@ class ListOps:
         source: str | Path | None = None,
         data_seed: int = 0,
     ) -> None:
-        _check_whole(1, n_train=n_train, n_val=n_val, n_test=n_test, max_length=max_length)
-        _check_whole(0, max_depth=max_depth, max_args=max_args, min_length=min_length)
-        _check_whole(0, data_seed=data_seed)
+        check_whole(1, n_train=n_train, n_val=n_val, n_test=n_test, max_length=max_length)
+        check_whole(0, max_depth=max_depth, max_args=max_args, min_length=min_length)
+        check_whole(0, data_seed=data_seed)
         self._root, self._seed = data_root(root), data_seed
         self._counts = {"train": n_train, "val": n_val, "test": n_test}
         self._operators = check_operators(operators)
@@ -144,9 +144,3 @@ class ListOps:
         drawn = (self._law, self._counts, self._seed if seed is None else seed)
         key = generated_key(*drawn)
         return store.ensure(self._root, "listops", key, lambda w: write_generated(w, *drawn))
-
-
-def _check_whole(least: int, **knobs: int) -> None:
-    for name, value in knobs.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise UserError(f"{name}={value}: write a whole number from {least}")

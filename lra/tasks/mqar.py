@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lra.data.synthetic import Columns, check_whole, ids, labels, without_replacement
+from lra.data.synthetic import Columns, ids, labels, without_replacement
 from lra.data.synthetic_task import DrawnTask
 from lra.errors import UserError
-from lra.tasks.knobs import check_flag
+from lra.tasks.knobs import check_flag, check_whole
 from lra.tasks.spec import TaskSpec
 
 BLANK, FIRST_KEY = 1, 2

@@ -12,7 +12,7 @@ from lra.data.pathfinder_law import law_of
 from lra.data.pathfinder_official import check_rule, official_key, write_official
 from lra.data.pathfinder_set import generated_key, write_generated
 from lra.data.pixels import PixelInput, image_rows
-from lra.data.synthetic import check_whole
+from lra.tasks.knobs import check_whole
 from lra.tasks.spec import Batch, TaskSpec, data_root
 
 if TYPE_CHECKING:

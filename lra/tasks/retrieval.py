@@ -12,10 +12,9 @@ from lra.data import aan_tsv
 from lra.data.characters import TOKENS, Reading
 from lra.data.labelled import Labelled
 from lra.data.splits import stratified
-from lra.data.synthetic import check_whole
 from lra.data.writer import Writer
 from lra.errors import UserError
-from lra.tasks.knobs import check_choice, check_flag
+from lra.tasks.knobs import check_choice, check_flag, check_whole
 from lra.tasks.spec import Batch, TaskSpec
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from lra.data.synthetic import Columns, check_whole, ids, labels, without_replacement
+from lra.data.synthetic import Columns, ids, labels, without_replacement
 from lra.data.synthetic_task import DrawnTask
 from lra.errors import UserError
+from lra.tasks.knobs import check_whole
 from lra.tasks.spec import TaskSpec
 
 NOISE, GO, FIRST = 1, 2, 3

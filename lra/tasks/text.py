@@ -12,9 +12,8 @@ from lra.data.characters import TOKENS, Reading
 from lra.data.imdb import OFFER, ROWS, open_imdb
 from lra.data.labelled import Labelled, standing
 from lra.data.splits import Source
-from lra.data.synthetic import check_whole
 from lra.data.writer import Writer
-from lra.tasks.knobs import check_choice, check_flag
+from lra.tasks.knobs import check_choice, check_flag, check_whole
 from lra.tasks.spec import Batch, TaskSpec
 
 if TYPE_CHECKING:

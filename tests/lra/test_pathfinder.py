@@ -237,6 +237,6 @@ def test_the_real_sample_is_read(lra_data, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         task = Pathfinder(root=tmp_path, size=128, source=source)
         assert task.manifest()["rows"] == {"train": 32, "val": 4, "test": 4}
-    assert "issue 38" in caplog.text
+    assert "long-range-arena#38" in caplog.text
     batch = task.collate(task.build("train"), np.arange(32))
     assert batch.x.shape == (32, 16384) and 0.1 < (batch.x > 0).float().mean() < 0.2

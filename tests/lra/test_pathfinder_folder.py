@@ -81,7 +81,7 @@ def test_the_outer_copy_of_path_x_is_preferred_and_the_inner_one_warned_of(tmp_p
     (inner / "metadata").mkdir(parents=True)
     with caplog.at_level(logging.WARNING):
         assert find_folder(tmp_path / "lra_release", 128, "hard") == inner
-        assert "issue 38" in caplog.text
+        assert "long-range-arena#38" in caplog.text
         caplog.clear()
         (outer / "metadata").mkdir(parents=True)
         assert find_folder(tmp_path / "lra_release", 128, "hard") == outer

@@ -1,7 +1,7 @@
 """Plain CUDA: tiles of 16 tokens side by side, the stable sums carried from tile to tile.
 
-Computes in fp32; keeps the sums at the start of every tile and nothing else, so memory is that of
-the inputs. Differentiates once.
+Computes in fp32, exponents in fp64; keeps the sums at the start of every tile and nothing else, so
+memory is that of the inputs. Differentiates once.
 """
 
 from pathlib import Path
@@ -50,13 +50,14 @@ class _WKV(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         w, u, k, v, initial = (dense(x, x.dtype) for x in (w, u, k, v, initial))
         batch, length, channels = k.shape
-        states = initial.new_empty(batch, -(-length // TILE), 3, channels)
-        final, y = torch.empty_like(initial), torch.empty_like(v)
+        begin = initial.double()
+        states = begin.new_empty(batch, -(-length // TILE), 3, channels)
+        final, y = torch.empty_like(begin), torch.empty_like(v)
         cuda_tools.launch(
-            SOURCE, "wkv_forward", DTYPES[k.dtype], w, u, k, v, initial, states, final, y, *k.shape
+            SOURCE, "wkv_forward", DTYPES[k.dtype], w, u, k, v, begin, states, final, y, *k.shape
         )
         ctx.save_for_backward(w, u, k, v, initial, states, final)
-        return y, final
+        return y, final.to(initial.dtype)
 
     @staticmethod
     @once_differentiable
@@ -64,16 +65,17 @@ class _WKV(torch.autograd.Function):
         w, u, k, v, initial, states, final = ctx.saved_tensors
         # gradients of the sums themselves: scaled by e^-p, none where nothing was seen
         unseen = final[:, 2:] == -torch.inf
-        begin = torch.cat([grad_final[:, :2].masked_fill(unseen, 0), -final[:, 2:]], dim=1)
+        own = grad_final[:, :2].double().masked_fill(unseen, 0)
+        begin = torch.cat([own, -final[:, 2:]], dim=1)
         begin[:, 2:].masked_fill_(unseen, -torch.inf)
-        adjoints, end = torch.empty_like(states), torch.empty_like(initial)
-        grad_w = states.new_empty(*states.shape[:2], states.shape[3])
+        adjoints, end = torch.empty_like(states), torch.empty_like(begin)
+        grad_w = w.new_empty(*states.shape[:2], states.shape[3])
         grad_u, grad_k, grad_v = (torch.empty_like(x) for x in (grad_w, k, v))
         cuda_tools.launch(
             SOURCE, "wkv_backward", DTYPES[k.dtype], w, u, k, v, states, dense(grad, v.dtype),
-            dense(begin, torch.float32), adjoints, end, grad_w, grad_u, grad_k, grad_v, *k.shape,
+            dense(begin, torch.float64), adjoints, end, grad_w, grad_u, grad_k, grad_v, *k.shape,
         )  # fmt: skip
         of_sums = end[:, :2] * torch.exp(end[:, 2:] + initial[:, 2:])
         of_scale = (of_sums * initial[:, :2]).sum(1, keepdim=True)
-        grad_initial = torch.cat([of_sums, of_scale], dim=1)
+        grad_initial = torch.cat([of_sums, of_scale], dim=1).to(initial.dtype)
         return grad_w.sum((0, 1)), grad_u.sum((0, 1)), grad_k, grad_v, grad_initial

@@ -7,26 +7,30 @@
 
 constexpr int THREADS = 128, TILE = 16;
 
-// the sums a e^p and b e^p; forward numerator and denominator, backward their gradients
+// the sums a e^p and b e^p; forward numerator and denominator, backward their gradients. Exponents
+// are in double precision: beside a large key a small decay would be lost
 struct Sums {
-    float a, b, p;
+    float a, b;
+    double p;
 };
 
 // the larger; NaN if either is
-__device__ float larger(float x, float y) { return x > y || x != x ? x : y; }
+__device__ double larger(double x, double y) { return x > y || x != x ? x : y; }
 
 // the same, 0 where both are -inf
-__device__ float scale_of(float x, float y) {
-    const float scale = larger(x, y);
+__device__ double scale_of(double x, double y) {
+    const double scale = larger(x, y);
     return scale == -INFINITY ? 0 : scale;
 }
 
 __device__ Sums nothing() { return {0, 0, -INFINITY}; }
 
+__device__ float power(double exponent) { return expf(static_cast<float>(exponent)); }
+
 // old e^-decay + added
-__device__ Sums merged(Sums old, float decay, Sums added) {
-    const float scale = scale_of(old.p - decay, added.p);
-    const float past = expf((old.p - scale) - decay), present = expf(added.p - scale);
+__device__ Sums merged(Sums old, double decay, Sums added) {
+    const double scale = scale_of(old.p - decay, added.p);
+    const float past = power(old.p - decay - scale), present = power(added.p - scale);
     return {
         past * old.a + present * added.a, past * old.b + present * added.b,
         larger(old.p - decay, added.p)};
@@ -34,14 +38,15 @@ __device__ Sums merged(Sums old, float decay, Sums added) {
 
 // an output: y = (past a + present v) / total, relative to e^-reach
 struct Average {
-    float reach, present, total, y;
+    double reach;
+    float present, total, y;
 };
 
-__device__ Average average(Sums before, float key, float v) {
-    const float scale = scale_of(before.p, key);
-    const float past = expf(before.p - scale), present = expf(key - scale);
+__device__ Average average(Sums before, double key, float v) {
+    const double scale = scale_of(before.p, key);
+    const float past = power(before.p - scale), present = power(key - scale);
     const float total = past * before.b + present;
-    const float reach = larger(before.p, key) == -INFINITY ? -INFINITY : -scale;
+    const double reach = larger(before.p, key) == -INFINITY ? -INFINITY : -scale;
     return {reach, present, total, (past * before.a + present * v) / (total == 0 ? 1 : total)};
 }
 
@@ -66,11 +71,13 @@ __device__ Place place(int length, int channels) {
         (batch * gridDim.x + blockIdx.x) * 3 * channels + channel};
 }
 
-__device__ Sums read(const float* states, long long at, int channels) {
-    return {states[at], states[at + channels], states[at + 2 * channels]};
+__device__ Sums read(const double* states, long long at, int channels) {
+    return {
+        static_cast<float>(states[at]), static_cast<float>(states[at + channels]),
+        states[at + 2 * channels]};
 }
 
-__device__ void write(float* states, long long at, int channels, Sums sums) {
+__device__ void write(double* states, long long at, int channels, Sums sums) {
     states[at] = sums.a;
     states[at + channels] = sums.b;
     states[at + 2 * channels] = sums.p;
@@ -84,7 +91,7 @@ __device__ Sums token(const T* k, const T* v, long long at) {
 // what each tile adds
 template <typename T>
 __global__ void __launch_bounds__(THREADS) wkv_tiles(
-    const float* w, const T* k, const T* v, float* states, int length, int channels) {
+    const float* w, const T* k, const T* v, double* states, int length, int channels) {
     const Place here = place(length, channels);
     if (here.count == 0) return;
     Sums sums = nothing();
@@ -96,7 +103,7 @@ __global__ void __launch_bounds__(THREADS) wkv_tiles(
 
 // what reaches each tile, in place, and what is left in the end; reversed, from the last tile on
 __global__ void __launch_bounds__(THREADS) wkv_carry(
-    const float* w, const float* begin, float* states, float* end, int tiles, int length,
+    const float* w, const double* begin, double* states, double* end, int tiles, int length,
     int channels, bool reverse) {
     const int channel = blockIdx.x * THREADS + threadIdx.x;
     if (channel >= channels) return;
@@ -108,14 +115,14 @@ __global__ void __launch_bounds__(THREADS) wkv_carry(
         const Sums added = read(states, at, channels);
         write(states, at, channels, sums);
         const int count = min(TILE, length - tile * TILE);
-        sums = merged(sums, w[channel] * static_cast<float>(count), added);
+        sums = merged(sums, static_cast<double>(w[channel]) * count, added);
     }
     write(end, edge, channels, sums);
 }
 
 template <typename T>
 __global__ void __launch_bounds__(THREADS) wkv_outputs(
-    const float* w, const float* u, const T* k, const T* v, const float* states, T* y, int length,
+    const float* w, const float* u, const T* k, const T* v, const double* states, T* y, int length,
     int channels) {
     const Place here = place(length, channels);
     if (here.count == 0) return;
@@ -144,8 +151,8 @@ __device__ void replay(
 // the gradient that each tile's own outputs send to the sums before the tile
 template <typename T>
 __global__ void __launch_bounds__(THREADS) wkv_adjoints(
-    const float* w, const float* u, const T* k, const T* v, const float* states, const T* grad,
-    float* adjoints, int length, int channels) {
+    const float* w, const float* u, const T* k, const T* v, const double* states, const T* grad,
+    double* adjoints, int length, int channels) {
     const Place here = place(length, channels);
     if (here.count == 0) return;
     const float decay = w[here.channel], bonus = u[here.channel];
@@ -166,8 +173,8 @@ __global__ void __launch_bounds__(THREADS) wkv_adjoints(
 // gradients of k and v; of w and u what each tile contributes, (B, tiles, D)
 template <typename T>
 __global__ void __launch_bounds__(THREADS) wkv_gradients(
-    const float* w, const float* u, const T* k, const T* v, const float* states,
-    const float* adjoints, const T* grad, float* grad_w, float* grad_u, T* grad_k, T* grad_v,
+    const float* w, const float* u, const T* k, const T* v, const double* states,
+    const double* adjoints, const T* grad, float* grad_w, float* grad_u, T* grad_k, T* grad_v,
     int length, int channels) {
     const Place here = place(length, channels);
     if (here.count == 0) return;
@@ -185,11 +192,11 @@ __global__ void __launch_bounds__(THREADS) wkv_gradients(
         const Sums back = pulled_back(out, static_cast<float>(grad[at]));
         // through the token's own output, then through the sums that later outputs read
         const float own = out.present * (back.a * present.a + back.b);
-        const float seen = expf(present.p + later.p);
+        const float seen = power(present.p + later.p);
         grad_v[at] = T(out.present * back.a + seen * later.a);
         grad_k[at] = T(own + seen * (later.a * present.a + later.b));
         of_u += own;
-        of_w -= expf((past.p + later.p) - decay) * (later.a * past.a + later.b * past.b);
+        of_w -= power(past.p + later.p - decay) * (later.a * past.a + later.b * past.b);
         later = merged(later, decay, back);
     }
     const long long tile = static_cast<long long>(blockIdx.z) * gridDim.x + blockIdx.x;
@@ -198,10 +205,10 @@ __global__ void __launch_bounds__(THREADS) wkv_gradients(
 }
 
 // w, u (D) fp32; k, v, y (B, N, D) of the dtype; states (B, tiles, 3, D), begin and end (B, 3, D)
-// fp32
+// fp64
 extern "C" int wkv_forward(
-    int dtype, const float* w, const float* u, const void* k, const void* v, const float* begin,
-    float* states, float* end, void* y, int batch, int length, int channels, void* stream) {
+    int dtype, const float* w, const float* u, const void* k, const void* v, const double* begin,
+    double* states, double* end, void* y, int batch, int length, int channels, void* stream) {
     return by_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);
         const T *keys = static_cast<const T*>(k), *values = static_cast<const T*>(v);
@@ -222,8 +229,8 @@ extern "C" int wkv_forward(
 
 // begin and end: gradients of the last state and of the first, as sums
 extern "C" int wkv_backward(
-    int dtype, const float* w, const float* u, const void* k, const void* v, const float* states,
-    const void* grad, const float* begin, float* adjoints, float* end, float* grad_w,
+    int dtype, const float* w, const float* u, const void* k, const void* v, const double* states,
+    const void* grad, const double* begin, double* adjoints, double* end, float* grad_w,
     float* grad_u, void* grad_k, void* grad_v, int batch, int length, int channels, void* stream) {
     return by_dtype(dtype, [&](auto zero) {
         using T = decltype(zero);

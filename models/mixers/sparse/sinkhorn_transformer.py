@@ -113,8 +113,10 @@ class SinkhornTransformer(QKVMixer):
         total, held = tokens.sum(2), real.sum(2)[..., None].to(x.dtype)
         if self.causal:
             total, held = (F.pad(y.cumsum(1)[:, :-1], (0, 0, 1, 0)) for y in (total, held))
-        scores = self.sort(total / held.clamp(min=1))
-        scores = scores.unflatten(-1, (self.heads, -1)).transpose(1, 2)[..., :count]
+        # only the places that there are
+        weight = self.sort.weight.unflatten(0, (self.heads, -1))[:, :count].flatten(0, 1)
+        scores = F.linear(total / held.clamp(min=1), weight)
+        scores = scores.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if self.training:
             scores = scores - (-torch.rand_like(scores).clamp(1e-9, 1 - 1e-7).log()).log()

@@ -6,12 +6,15 @@ slowly: one mode a process.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 import torch
+
+# a tensor's dtype as in a table -> as in a Triton signature
+DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def interpreted() -> bool:
@@ -69,6 +72,48 @@ class Tuned:
 
             self._tuner.append(triton.autotune(list(self.configs), list(self.key))(self.fn))
         return self._tuner[0][grid]
+
+    def variants(
+        self,
+        dtype: str,
+        constants: Mapping[str, Any],
+        kind: Callable[[str], str],
+        *,
+        name: str | None = None,
+    ) -> "Iterator[Variant]":
+        """What to compile: the first three configurations.
+
+        Args:
+            dtype: of the caller's tensors, as in a table: ``float16``.
+            constants: of the kernel, beside those of a configuration; others are left out.
+            kind: Triton's type of an argument that is no constant; ``*`` is a tensor of ``dtype``.
+            name: of the kernel with what it is specialised for; None: its own.
+        """
+        for place, config in enumerate(self.configs[:3]):
+            known = {**constants, **config.kwargs}
+            own = {key: value for key, value in known.items() if key in self.fn.arg_names}
+            signature = {}
+            for argument in self.fn.arg_names:
+                found = "constexpr" if argument in own else kind(argument)
+                signature[argument] = f"*{DTYPES[dtype]}" if found == "*" else found
+            label = [f"{key}{value}" for key, value in config.kwargs.items()]
+            yield Variant(
+                name or self.fn.__name__, self.fn, signature, own, dtype,
+                "-".join([*label, f"w{config.num_warps}"]), config.num_warps, config.num_stages,
+                place == 0,
+            )  # fmt: skip
+
+
+def pointer_kind(inputs: str = "", fp64: str = "") -> Callable[[str], str]:
+    """Kinds of arguments where a tensor's name ends in ``_ptr``: those named in ``inputs`` are the
+    caller's, those in ``fp64`` double precision, the others fp32; what is no tensor is i32."""
+    kinds = dict.fromkeys(inputs.split(), "*") | dict.fromkeys(fp64.split(), "*fp64")
+
+    def kind(argument: str) -> str:
+        stem = argument.removesuffix("_ptr")
+        return "i32" if stem == argument else kinds.get(stem, "*fp32")
+
+    return kind
 
 
 @dataclass(frozen=True)

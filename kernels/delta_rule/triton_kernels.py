@@ -5,13 +5,14 @@ C the positions of a chunk. T is the inverse of a chunk's triangular system, ``(
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, no_type_check
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels.linear_attention.triton_kernels import WIDE, specialise
+from kernels.linear_attention.triton_kernels import WIDE, kind_of
 from kernels.linear_attention.triton_parts import (
     between,
     from_start,
@@ -156,13 +157,15 @@ STATE_GRAD = Tuned(
 def variants() -> Iterator[Variant]:
     """Heads of 64, with a decay."""
     wide = (*WIDE, "inverse", "reads", "added", "u", "final", "grad_u", "first", "out", "beta")
+    kind = partial(kind_of, wide=wide)
     for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype).removeprefix("torch.")
         own: dict[str, Any] = {
             "DECAY": True, "C": 32, "PRECISION": precision(dtype),
         }  # fmt: skip
         sizes = {**own, "K": 64, "V": 64, "BK": 64}
-        yield from specialise("delta_inverse", INVERSE, {**own, "K": 64}, dtype, wide)
+        yield from INVERSE.variants(name, {**own, "K": 64}, kind, name="delta_inverse")
         apply = {**own, "V": 64, "SCALED": True}
-        yield from specialise("delta_apply", APPLY, apply, dtype, wide)
-        yield from specialise("delta_state", STATE, sizes, dtype, wide)
-        yield from specialise("delta_state_grad", STATE_GRAD, sizes, dtype, wide)
+        yield from APPLY.variants(name, apply, kind, name="delta_apply")
+        yield from STATE.variants(name, sizes, kind, name="delta_state")
+        yield from STATE_GRAD.variants(name, sizes, kind, name="delta_state_grad")

@@ -15,8 +15,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.diagonal_scan.triton_variant import DTYPES, variant
-from kernels.triton_tools import Tuned, Variant
+from kernels.triton_tools import DTYPES, Tuned, Variant, pointer_kind
 
 # steps of a chunk
 CHUNK = 64
@@ -126,12 +125,11 @@ carries_kernel = Tuned(diagonal_scan_carries, CONFIGS, ("d", "chunks", "COMPLEX"
 
 def variants() -> Iterator[Variant]:
     """Both passes over chunks and the carries: real in every dtype, complex in fp32."""
-    for config in CONFIGS:
-        for dtype in DTYPES:
-            for is_complex in (False, True) if dtype == "float32" else (False,):
-                for states in (False, True):
-                    constants = {"CHUNK": CHUNK, "COMPLEX": is_complex, "STATES": states}
-                    constants["REVERSE"] = False
-                    yield variant(chunks_kernel, config, dtype, "a b", constants)
-        for is_complex in (False, True):
-            yield variant(carries_kernel, config, "float32", "", {"COMPLEX": is_complex})
+    for dtype in DTYPES:
+        for is_complex in (False, True) if dtype == "float32" else (False,):
+            for states in (False, True):
+                constants = {"CHUNK": CHUNK, "COMPLEX": is_complex, "STATES": states}
+                constants["REVERSE"] = False
+                yield from chunks_kernel.variants(dtype, constants, pointer_kind("a b"))
+    for is_complex in (False, True):
+        yield from carries_kernel.variants("float32", {"COMPLEX": is_complex}, pointer_kind())

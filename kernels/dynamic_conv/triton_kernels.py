@@ -73,13 +73,10 @@ WEIGHTS = Tuned(dynamic_conv_weights_kernel, _configs((64, 32), (32, 64), (128, 
 def variants() -> Iterator[Variant]:
     """Heads of 64, seven taps."""
     constants = {"K": 64, "W": 7, "TURNED": False}
-    types = {"n": "i32", "left": "i32"}
-    for dtype, short in (("float32", "*fp32"), ("bfloat16", "*bf16")):
+    for dtype in ("float32", "bfloat16"):
         for name, tuned in (("dynamic_conv", CONV), ("dynamic_conv_weights", WEIGHTS)):
-            for place, config in enumerate(tuned.configs):
-                known = {**constants, **config.kwargs}
-                names = tuned.fn.arg_names
-                own = {key: value for key, value in known.items() if key in names}
-                signature = {x: "constexpr" if x in own else types.get(x, short) for x in names}
-                label = f"BN{own['BN']}-BK{own['BK']}-w4"
-                yield Variant(name, tuned.fn, signature, own, dtype, label, 4, 1, place == 0)
+            yield from tuned.variants(dtype, constants, _kind, name=name)
+
+
+def _kind(argument: str) -> str:
+    return "i32" if argument in ("n", "left") else "*"

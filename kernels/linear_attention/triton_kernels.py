@@ -1,6 +1,6 @@
 """The Triton kernels of linear attention with their configurations, and what to compile of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,49 +38,21 @@ QUERY_GRAD = Tuned(linear_query_grad_kernel, (_config(32, 16, 4), _config(32, 32
 KEY_GRAD = Tuned(linear_key_grad_kernel, (_config(32, 16, 4), _config(32, 32, 8)), KEY)
 
 
-def specialise(
-    name: str,
-    tuned: Tuned,
-    constants: Mapping[str, Any],
-    dtype: torch.dtype,
-    wide: tuple[str, ...] = WIDE,
-) -> Iterator[Variant]:
-    """A variant of a kernel for each of its first configurations.
-
-    Args:
-        name: of the kernel with what it is specialised for.
-        tuned: the kernel.
-        constants: its constants, those of the configuration apart.
-        dtype: of the caller's tensors.
-        wide: names of tensors that are fp32 always.
-    """
-    long = str(dtype).removeprefix("torch.")
-    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}[long]
-    for place, config in enumerate(tuned.configs[:3]):
-        every = {**constants, **config.kwargs}
-        signature = {}
-        for argument in tuned.fn.arg_names:
-            if argument in every:
-                signature[argument] = "constexpr"
-            elif argument in INTEGERS:
-                signature[argument] = "i32"
-            elif argument in NUMBERS:
-                signature[argument] = "fp32"
-            elif argument in BYTES:
-                signature[argument] = "*i8"
-            else:
-                signature[argument] = "*fp32" if argument in wide else f"*{short}"
-        label = "-".join(f"{key}{value}" for key, value in config.kwargs.items())
-        warps = config.num_warps
-        yield Variant(
-            name, tuned.fn, signature, every, long, f"{label}-w{warps}", warps,
-            config.num_stages, place == 0,
-        )  # fmt: skip
+def kind_of(argument: str, wide: tuple[str, ...] = WIDE) -> str:
+    """Triton's type of an argument; the tensors of ``wide`` are fp32 always."""
+    if argument in INTEGERS:
+        return "i32"
+    if argument in NUMBERS:
+        return "fp32"
+    if argument in BYTES:
+        return "*i8"
+    return "*fp32" if argument in wide else "*"
 
 
 def variants() -> Iterator[Variant]:
     """Heads of 64, with a mask and a normaliser: the most that a kernel has to do."""
     for decay, dtype in ((1, torch.float32), (1, torch.bfloat16), (2, torch.float32)):
+        name = str(dtype).removeprefix("torch.")
         own: dict[str, Any] = {
             "K": 64, "V": 64, "PHI": 1, "DECAY": decay, "MASKED": True, "SUM": True,
             "C": chunk_length(dtype, decay), "PRECISION": precision(dtype),
@@ -88,8 +60,8 @@ def variants() -> Iterator[Variant]:
         within = {**own, "WITHIN": True, "STRICT": False}
         kind = ("none", "scalar", "channel")[decay]
         state = {**own, "REVERSE": False, "WEIGHTED": False, "EACH": True}
-        yield from specialise(f"linear_state-{kind}", STATE, state, dtype)
-        yield from specialise(f"linear_output-{kind}", OUTPUT, within, dtype)
-        yield from specialise(f"linear_query_grad-{kind}", QUERY_GRAD, within, dtype)
+        yield from STATE.variants(name, state, kind_of, name=f"linear_state-{kind}")
+        yield from OUTPUT.variants(name, within, kind_of, name=f"linear_output-{kind}")
+        yield from QUERY_GRAD.variants(name, within, kind_of, name=f"linear_query_grad-{kind}")
         keys = {**within, "PAST": True, "VALUES": True}
-        yield from specialise(f"linear_key_grad-{kind}", KEY_GRAD, keys, dtype)
+        yield from KEY_GRAD.variants(name, keys, kind_of, name=f"linear_key_grad-{kind}")

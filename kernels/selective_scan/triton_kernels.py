@@ -18,8 +18,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.diagonal_scan.triton_variant import DTYPES, variant
-from kernels.triton_tools import Tuned, Variant
+from kernels.triton_tools import DTYPES, Tuned, Variant, pointer_kind
 
 # steps of a chunk, and states times channels of a tile
 CHUNK, TILE = 32, 512
@@ -217,9 +216,9 @@ def blocks(states: int) -> dict[str, int]:
 def variants() -> Iterator[Variant]:
     """Every kernel at 16 states; those that read inputs in every dtype."""
     sizes = blocks(16)
-    for config in CONFIGS:
-        for dtype in DTYPES:
-            for kernel in (ends_kernel, outputs_kernel, ends_backward_kernel, backward_kernel):
-                yield variant(kernel, config, dtype, "u b c", {"CHUNK": CHUNK, **sizes})
-        for reverse in (False, True):
-            yield variant(carries_kernel, config, "float32", "", {"REVERSE": reverse, **sizes})
+    for dtype in DTYPES:
+        for kernel in (ends_kernel, outputs_kernel, ends_backward_kernel, backward_kernel):
+            yield from kernel.variants(dtype, {"CHUNK": CHUNK, **sizes}, pointer_kind("u b c"))
+    for reverse in (False, True):
+        constants = {"REVERSE": reverse, **sizes}
+        yield from carries_kernel.variants("float32", constants, pointer_kind())

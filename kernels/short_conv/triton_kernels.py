@@ -4,6 +4,7 @@ A row is one channel of one example, ``(B D, N)``; its inputs are read once a ta
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, no_type_check
 
 import triton
@@ -60,13 +61,10 @@ def variants() -> Iterator[Variant]:
     conv = {"n": "i32", "channels": "i32", "left": "i32", "weight": "*fp32", "bias": "*fp32"}
     taps = {"n": "i32", "left": "i32", "grad_weight": "*fp32"}
     constants = {"W": 4, "BIASED": True}
-    for dtype, short in (("float32", "*fp32"), ("bfloat16", "*bf16")):
+    for dtype in ("float32", "bfloat16"):
         for name, tuned, types in (("short_conv", CONV, conv), ("short_conv_taps", TAPS, taps)):
-            for place, config in enumerate(tuned.configs):
-                known = {**constants, **config.kwargs}
-                names = tuned.fn.arg_names
-                own = {key: value for key, value in known.items() if key in names}
-                signature = {x: "constexpr" if x in own else types.get(x, short) for x in names}
-                yield Variant(
-                    name, tuned.fn, signature, own, dtype, f"BN{own['BN']}-w4", 4, 1, place == 0
-                )
+            yield from tuned.variants(dtype, constants, partial(_kind, types), name=name)
+
+
+def _kind(types: dict[str, str], argument: str) -> str:
+    return types.get(argument, "*")

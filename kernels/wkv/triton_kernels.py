@@ -13,8 +13,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.diagonal_scan.triton_variant import DTYPES, variant
-from kernels.triton_tools import Tuned, Variant
+from kernels.triton_tools import DTYPES, Tuned, Variant, pointer_kind
 
 
 @no_type_check
@@ -131,7 +130,6 @@ backward_kernel = Tuned(wkv_backward, CONFIGS, ("n", "d"))
 
 def variants() -> Iterator[Variant]:
     """Both kernels, keys and values in every dtype."""
-    for config in CONFIGS:
-        for dtype in DTYPES:
-            for kernel in (forward_kernel, backward_kernel):
-                yield variant(kernel, config, dtype, "k v", {}, fp64="exponents")
+    for dtype in DTYPES:
+        for kernel in (forward_kernel, backward_kernel):
+            yield from kernel.variants(dtype, {}, pointer_kind("k v", fp64="exponents"))

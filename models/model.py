@@ -1,6 +1,7 @@
 """A model: embedding, backbone, head."""
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Bool, Float, Shaped
@@ -57,18 +58,19 @@ class Model(nn.Module):
         """Every mixer, in order."""
         return [module for module in self.modules() if isinstance(module, Mixer)]
 
+    @cached_property
     def parts(self) -> list[Mixer | Block | Backbone]:
-        """Everything that may have a loss of its own or act after a step."""
+        """Everything that may have a loss of its own or act after a step: asked at every step."""
         return [m for m in self.modules() if isinstance(m, (Mixer, Block, Backbone))]
 
     def aux_loss(self) -> Tensor | None:
         """Sum of the parts' own losses from the last forward, or None."""
-        losses = [loss for part in self.parts() if (loss := part.aux_loss()) is not None]
+        losses = [loss for part in self.parts if (loss := part.aux_loss()) is not None]
         return sum(losses[1:], losses[0]) if losses else None
 
     def on_step(self, step: int) -> None:
         """Tells every part that an optimiser step is done."""
-        for part in self.parts():
+        for part in self.parts:
             part.on_step(step)
 
     def dense_at(self, n: int) -> bool:

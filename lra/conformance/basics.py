@@ -122,7 +122,7 @@ def state_dict(subject: Subject) -> None:
     for mode in subject.modes():
         first, second = subject.build(mode, seed=0), subject.build(mode, seed=1)
         first.train()
-        for part in first.parts():
+        for part in first.parts:
             # drawn features may differ by now from what the constructor drew
             part.on_step(1)
         first.eval()
@@ -177,7 +177,7 @@ def hooks(subject: Subject) -> None:
     """The auxiliary loss is a finite scalar; the step hook leaves a working system, and redraws
     where the card says randomised."""
     system = subject.build().train()
-    parts = system.parts()
+    parts = system.parts
     x = inputs(2, 17)
     y, _ = forward(system, x)
     losses = [loss for part in parts if (loss := part.aux_loss()) is not None]

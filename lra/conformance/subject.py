@@ -47,6 +47,7 @@ class System(nn.Module):
         super().__init__()
         self.part = part
 
+    @property
     def parts(self) -> list[Mixer | Block | Backbone]:
         """Everything that may have a loss of its own or act after a step."""
         return [m for m in self.modules() if isinstance(m, (Mixer, Block, Backbone))]

@@ -1,8 +1,8 @@
 """What the harness costs: its training step over a bare PyTorch loop of the same model and batches.
 
-``python -m lra.measurement.overhead model=performer`` interleaves the two in one process, chunk by
-chunk, and logs the ratio of the medians. The bare loop gets its batches ready made; the harness
-fetches them, keeps the device lock, the clock, the sums and the display.
+``python -m lra.measurement.overhead model=performer`` interleaves the two in one process, step by
+step, and logs the ratio of the medians with its bootstrap interval. The bare loop gets its batches
+ready made; the harness fetches them, keeps the device lock, the clock, the sums and the display.
 """
 
 import copy
@@ -11,10 +11,11 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import scipy.stats
 import torch
 
 from lra import presets
@@ -31,33 +32,37 @@ from lra.training.stopping import Stopping
 from models.model import Model
 
 log = logging.getLogger("lra.overhead")
-CHUNK, CHUNKS, WARMUP = 10, 30, 2
+PAIRS, WARMUP = 400, 20
 
 
 def overhead(config: RunConfig) -> dict[str, list[float]]:
-    """Milliseconds a step of each chunk, for ``bare`` and ``harness``."""
+    """Milliseconds of each step, for ``bare`` and ``harness``."""
     fabric, task = make_fabric(config), make_task(config)
     train = build_splits(fabric, task)["train"]
     torch.manual_seed(config.seed)
     model = make_model(config, model_spec(config.recipe, task.spec, two_way=config.bidirectional))
     twin = copy.deepcopy(model)
     found: dict[str, list[float]] = {"bare": [], "harness": []}
-    with tempfile.TemporaryDirectory() as folder, progress("overhead", CHUNKS) as shown:
+    with tempfile.TemporaryDirectory() as folder, progress("overhead", PAIRS + WARMUP) as shown:
         trainer = Trainer(
             fabric, model, config.recipe, seed=config.seed, folder=Path(folder),
             stopping=Stopping(),
         )  # fmt: skip
         trainer.model.train()
-        bare = bare_loop(twin, config, train)
-        for chunk in range(CHUNKS + WARMUP):
-            ready = [_batch(train, chunk * CHUNK + step, config) for step in range(CHUNK)]
-            taken = {
-                "bare": _timed(bare, ready),
-                "harness": _timed(lambda _: trainer.advance(train, shown), ready),
-            }
-            for name, ms in taken.items():
-                if chunk >= WARMUP:
-                    found[name].append(ms / CHUNK)
+        steps: dict[str, Callable[[Batch], object]] = {
+            "bare": bare_loop(twin, config, train),
+            "harness": lambda _: trainer.advance(train, shown),
+        }
+        gc.collect()
+        gc.disable()  # a collection would fall on whoever comes next
+        for pair in range(PAIRS + WARMUP):
+            batch = _batch(train, pair, config)
+            # who comes second finds the caches and the clock that the first one left: by turns
+            for name in sorted(steps, reverse=bool(pair % 2)):
+                ms = _timed(steps[name], batch)
+                if pair >= WARMUP:
+                    found[name].append(ms)
+        gc.enable()
     return found
 
 
@@ -85,11 +90,9 @@ def _batch(train: Data, step: int, config: RunConfig) -> Batch:
     return train.fetch(training_rows(train.rows, config.recipe.batch, step, seed=config.seed))
 
 
-def _timed(step: Callable[[Batch], None], batches: Sequence[Batch]) -> float:
-    gc.collect()
+def _timed(step: Callable[[Batch], object], batch: Batch) -> float:
     start = time.perf_counter()
-    for batch in batches:
-        step(batch)
+    step(batch)
     return 1e3 * (time.perf_counter() - start)
 
 
@@ -98,14 +101,19 @@ def main() -> None:
     set_up_logging()
     config = load(presets.compose(*sys.argv[1:]))
     found = overhead(config)
-    bare, harness = np.median(found["bare"]), np.median(found["harness"])
-    ratios = np.array(found["harness"]) / np.array(found["bare"])
-    low, high = np.quantile(ratios, [0.2, 0.8])
+    bare, harness = np.array(found["bare"]), np.array(found["harness"])
+    interval = scipy.stats.bootstrap((harness, bare), _ratio, paired=True, n_resamples=2000)
+    low, high = interval.confidence_interval
     log.info(
-        "%s: bare loop %.2f ms a step, harness %.2f ms: ratio %.3f (of chunks, median %.3f, "
-        "p20 %.3f, p80 %.3f, n %d)",
-        config.model, bare, harness, harness / bare, np.median(ratios), low, high, len(ratios),
+        "%s: bare loop %.2f ms a step, harness %.2f ms: ratio %.3f (95 %% interval %.3f to %.3f, "
+        "%d pairs)",
+        config.model, np.median(bare), np.median(harness), _ratio(harness, bare), low, high, PAIRS,
     )  # fmt: skip
+
+
+def _ratio(harness: np.ndarray, bare: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Of the medians."""
+    return np.median(harness, axis) / np.median(bare, axis)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def test_losses_of_the_parts_are_summed():
 
 def test_step_hook_reaches_every_part():
     built, seen = model(), []
-    for part in built.parts():
+    for part in built.parts:
         part.on_step = seen.append
     built.on_step(3)
     # a backbone, two blocks, two mixers

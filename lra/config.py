@@ -17,7 +17,7 @@ CHOICES = {
     "norm": ("layer", "batch", "rms", "scale"),
     "norm_position": ("pre", "post"),
     "activation": ("gelu", "relu", "silu"),
-    "positions": ("sinusoidal", "learned", "rotary", "none"),
+    "positions": ("sinusoidal", "learned", "rope", "alibi", "none"),
     "pooling": ("mean", "mean_all", "cls", "first"),
     "head": ("linear", "mlp"),
     "pairing": ("nli", "concat"),
@@ -161,7 +161,7 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
     _check_top(tree)
     paths = {key: Path(from_checkout(value)) for key, value in tree["paths"].items()}
     return RunConfig(
-        model=_model_name(tree),
+        model=model_name(tree),
         layers=_layers(tree),
         recipe=_typed(Recipe, "recipe", tree),
         limits=_typed(Limits, "limits", tree),
@@ -243,7 +243,7 @@ def _is_required(schema: Any, name: str) -> bool:
     return not schema._get_node(name)._is_optional()
 
 
-def _model_name(tree: Mapping[str, Any]) -> str:
+def model_name(tree: Mapping[str, Any]) -> str:
     """The preset's name; ``custom`` is named after its class."""
     name = str(tree["model"]["name"])
     if name != "custom":

@@ -24,7 +24,7 @@ def model_spec(recipe: Recipe, task: TaskSpec, *, two_way: bool) -> ModelSpec:
             depth=recipe.depth, qkv_dim=recipe.qkv_dim, ffn_dim=recipe.ffn_dim,
             dropout=recipe.dropout, mixer_dropout=recipe.mixer_dropout, norm=recipe.norm,
             norm_position=recipe.norm_position, activation=recipe.activation, grid=task.grid,
-            rotary=recipe.positions == "rotary", two_way=two_way,
+            rotary=recipe.positions == "rope", alibi=recipe.positions == "alibi", two_way=two_way,
         ),
         kind=task.kind, classes=task.classes, vocab=task.vocab, features=task.features,
         positions=recipe.positions, embedding_std=recipe.embedding_std, pooling=recipe.pooling,

@@ -35,6 +35,10 @@ class TwoWay(Mixer):
         self.left.use_rotary()
         self.right.use_rotary()
 
+    def use_alibi(self) -> None:
+        self.left.use_alibi()
+        self.right.use_alibi()
+
     def dense_at(self, n: int) -> bool:
         return self.left.dense_at(n)
 

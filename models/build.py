@@ -112,6 +112,8 @@ def make_mixer(config: Config, spec: LayerSpec) -> Mixer:
     mixer = TwoWay(build) if one_way and spec.two_way else build()
     if spec.rotary:
         mixer.use_rotary()
+    if spec.alibi:
+        mixer.use_alibi()
     return mixer
 
 
@@ -150,7 +152,14 @@ def build_model(
         cls = int(spec.pooling == "cls")
         layer = replace(spec.layer, max_len=spec.layer.max_len - cls)
         spec = replace(spec, pooling="mean", layer=layer)
-    return Model(spec, partial(make, backbone, Backbone), make_block)
+    model = Model(spec, partial(make, backbone, Backbone), make_block)
+    if (spec.layer.rotary or spec.layer.alibi) and not model.mixers():
+        parts = ", ".join(dict.fromkeys(type(part).__name__ for part in model.parts))
+        raise Unsupported(
+            f"no mixer in {parts} could take positions rope or alibi: its recipe.positions are "
+            "sinusoidal, learned or none"
+        )
+    return model
 
 
 def _check_cross(host: type[Backbone], block: type[Block], mixer: type[Mixer]) -> None:

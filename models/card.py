@@ -32,6 +32,7 @@ class Card:
         title, authors, year, link: the paper.
         family: one word, also the folder.
         time, memory: complexity as an expression of N (and of the knobs), e.g. ``"N w d"``.
+        causal_time: that of the causal form, where it is another one.
         causality: ``native`` (is causal by construction), ``masked`` (causal by a mask or a
             triangular form), ``no`` (cannot be causal).
         bidirectional: can see both sides without the shared two-direction wrapper.
@@ -60,6 +61,7 @@ class Card:
     memory: str
     causality: Literal["native", "masked", "no"]
     bidirectional: bool
+    causal_time: str = ""
     recurrent: bool = False
     cross: bool = False
     length_bound: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from kernels.errors import Unsupported
 from models.padding import zero_padding
 
-POSITIONS = ("sinusoidal", "learned", "rotary", "none")
+POSITIONS = ("sinusoidal", "learned", "rope", "alibi", "none")
 
 
 def sinusoids(length: int, dim: int) -> Float[Tensor, "N D"]:
@@ -31,7 +31,8 @@ class Embedding(nn.Module):
         vocab: number of ids, or None for scalars.
         features: scalars of a position where ``vocab`` is None.
         max_len: longest input, CLS not counted.
-        positions: sinusoidal or learned are added here; rotary lives in the mixers; none.
+        positions: sinusoidal or learned are added here; rope (rotary) and alibi act in the mixers;
+            none.
         cls: put a learned vector, zero at the start, before the first position (LRA's code).
         std: standard deviation of token and learned position vectors at the start.
         dropout: on the sum.
@@ -78,7 +79,7 @@ class Embedding(nn.Module):
         if x.shape[1] > self.max_len and (self.learned is not None or self.fixed is not None):
             raise Unsupported(
                 f"this model has positions for {self.max_len} tokens, got {x.shape[1]}: "
-                "train it at that length, or with positions=rotary or none"
+                "train it at that length, or with positions=rope, alibi or none"
             )
         y = self.content(x if self.tokens else zero_padding(x, mask))
         if self.cls is not None:

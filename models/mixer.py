@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kernels.errors import Unsupported
+from models.alibi import alibi_slopes
 from models.card import Card
 
 
@@ -30,11 +31,17 @@ class Mixer(nn.Module):
         qkv_dim: total width of queries, keys and values; ``dim`` if None.
         grid: (rows, cols) of a 2-D input flattened row by row.
 
+    Attributes:
+        positions: which positions act inside it: ``rope`` turns queries and keys, ``alibi``
+            biases the scores ``(H,)`` slopes x distance, by whoever computes them.
+
     Raises:
         Unsupported: the card says that it cannot be causal, or cannot be bidirectional.
     """
 
     card: ClassVar[Card]
+    positions: ClassVar[tuple[str, ...]] = ()
+    alibi: Tensor | None
 
     def __init__(
         self,
@@ -64,6 +71,7 @@ class Mixer(nn.Module):
         self.dim, self.heads, self.max_len, self.causal = dim, heads, max_len, causal
         self.layer, self.depth, self.dropout = layer, depth, dropout
         self.qkv_dim, self.grid = qkv_dim or dim, grid
+        self.register_buffer("alibi", None, persistent=False)
 
     def forward(
         self,
@@ -116,7 +124,18 @@ class Mixer(nn.Module):
 
     def use_rotary(self) -> None:
         """Switches rotary positions on."""
-        raise Unsupported(f"{type(self).__name__} has no queries and keys that could be rotated")
+        raise self._takes_no("queries and keys that could be rotated")
+
+    def use_alibi(self) -> None:
+        """Switches ALiBi's penalty on distances on."""
+        if "alibi" not in self.positions:
+            raise self._takes_no("scores of pairs of positions that ALiBi could bias")
+        self.alibi = alibi_slopes(self.heads)
+
+    def _takes_no(self, what: str) -> Unsupported:
+        taken = ", ".join([*self.positions, "sinusoidal", "learned"])
+        name = type(self).__name__
+        return Unsupported(f"{name} has no {what}: its recipe.positions are {taken} or none")
 
     def aux_loss(self) -> Tensor | None:
         """A term of its own for the training loss, from the last forward."""

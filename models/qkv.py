@@ -1,7 +1,7 @@
 """Mixers made of queries, keys and values: everything but the attention itself."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,6 +26,8 @@ class QKVMixer(Mixer):
     Projections have no bias and are Xavier-initialised, as in LRA's code.
     """
 
+    positions: ClassVar[tuple[str, ...]] = ("rope",)
+
     def __init__(self, dim: int, *, heads: int, max_len: int, causal: bool, **standard: Any):
         super().__init__(dim, heads=heads, max_len=max_len, causal=causal, **standard)
         self.head_dim = self.qkv_dim // heads
@@ -38,6 +40,8 @@ class QKVMixer(Mixer):
         self.rotary: Rotary | None = None
 
     def use_rotary(self) -> None:
+        if "rope" not in self.positions:
+            super().use_rotary()
         self.rotary = Rotary(self.head_dim)
 
     def attend(
@@ -80,10 +84,16 @@ class QKVMixer(Mixer):
             source = zero_padding(context, context_mask)
         q = self.heads_of(self.query(x))
         k, v = self.heads_of(self.key(source)), self.heads_of(self.value(source))
-        if self.rotary is not None:
-            # queries of a longer context sit at its end, as in causal attention with a memory
-            q, k = self.rotary(q, start=max(k.shape[2] - q.shape[2], 0)), self.rotary(k)
-        return q, k, v, source_mask
+        return *self.rotated(q, k), v, source_mask
+
+    def rotated(
+        self, q: Float[Tensor, "B H N K"], k: Float[Tensor, "B H M K"]
+    ) -> tuple[Float[Tensor, "B H N K"], Float[Tensor, "B H M K"]]:
+        """Queries and keys with rotary positions, where those are on."""
+        if self.rotary is None:
+            return q, k
+        # queries of a longer context sit at its end, as in causal attention with a memory
+        return self.rotary(q, start=max(k.shape[2] - q.shape[2], 0)), self.rotary(k)
 
     # -- decoding: a variant that can gives attend_state and attend_step -----------------------
 

@@ -16,9 +16,12 @@ class Rotary(nn.Module):
         self.frequency: Tensor
         self.register_buffer("frequency", frequency.float(), persistent=False)
 
-    def forward(self, x: Float[Tensor, "B H N K"], start: int = 0) -> Float[Tensor, "B H N K"]:
-        """x rotated by its positions ``start .. start + N - 1``."""
-        position = torch.arange(start, start + x.shape[2], device=x.device, dtype=torch.float32)
+    def forward(
+        self, x: Float[Tensor, "B H N K"], start: int = 0, step: int = 1
+    ) -> Float[Tensor, "B H N K"]:
+        """x rotated by its N positions ``start, start + step, ...``."""
+        end = start + step * x.shape[2]
+        position = torch.arange(start, end, step, device=x.device, dtype=torch.float32)
         angle = position[:, None] * self.frequency.float()
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         a, b, rest = x.split([self.pairs, self.pairs, x.shape[-1] - 2 * self.pairs], dim=-1)

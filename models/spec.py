@@ -9,6 +9,7 @@ class LayerSpec:
 
     ``dropout`` acts on residual branches, ``mixer_dropout`` inside the mixer (attention weights).
     ``cls``: position 0 is a CLS vector.
+    ``rotary``, ``alibi``: positions that act inside the mixer.
     ``two_way``: a causal-only mixer gets a second set of parameters for the reversed sequence.
     """
 
@@ -27,6 +28,7 @@ class LayerSpec:
     activation: str = "gelu"
     grid: tuple[int, int] | None = None
     rotary: bool = False
+    alibi: bool = False
     cls: bool = False
     two_way: bool = False
 

@@ -5,9 +5,9 @@ from dataclasses import fields
 from datetime import date
 
 from kernels.dispatch import record
-from lra.conformance.expression import degree
 from lra.conformance.probe import forward, inputs, prefix_mask
 from lra.conformance.subject import CONF, Subject
+from lra.results.expression import degree
 from lra.results.source import ROOT
 from models.backbone import Backbone
 from models.block import Block
@@ -24,7 +24,7 @@ def card(subject: Subject) -> None:
     assert 1950 <= facts.year <= date.today().year, f"year {facts.year}"
     assert re.match(r"https://\S+$", facts.link), f"link '{facts.link}' is no https address"
     assert facts.family in FAMILIES, f"family '{facts.family}' is none of {', '.join(FAMILIES)}"
-    degree(facts.time), degree(facts.memory)
+    degree(facts.time), degree(facts.causal_time or facts.time), degree(facts.memory)
     assert facts.bidirectional or facts.causality != "no", "neither causal nor bidirectional"
     assert not facts.recurrent or facts.causality != "no", "recurrent but never causal"
     if facts.padding == "content_only":

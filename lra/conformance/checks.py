@@ -42,6 +42,7 @@ CHECKS: dict[str, Check] = {
     "recurrent": direction.recurrent,
     "segments": direction.segments,
     "rotary": refusals.rotary,
+    "alibi": refusals.alibi,
     "cross": refusals.cross,
     "equals": exactness.equals,
     "dense": exactness.dense,

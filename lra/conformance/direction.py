@@ -1,6 +1,7 @@
 """Checks of direction: who sees whom, and whether decoding step by step is the same computation."""
 
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,33 +100,39 @@ def mixes(subject: Subject) -> None:
 
 
 def recurrent(subject: Subject) -> None:
-    """Token by token through ``step`` gives what the causal forward gives, rotary or not."""
+    """Token by token through ``step`` gives what the causal forward gives, with any positions."""
     if subject.level != "mixer":
         raise NotApplicable("decoding belongs to mixers")
     if not subject.card.recurrent:
         part = subject.build("causal" if "causal" in subject.modes() else None).part
         raises(Unsupported, lambda: part.init_state(1), "init_state")
         raise Refuses("does not decode step by step")
-    rotaries = (False, True) if can_rotate(subject) else (False,)
-    for rotary in rotaries:
-        system = subject.build("causal", rotary=rotary)
+    for name, positions in positions_of(subject).items():
+        system = subject.build("causal", **positions)
         mixer, x = system.part, inputs(2, MAX_LEN)
         state, outputs = mixer.init_state(2), []
         for t in range(MAX_LEN):
             y_t, state = mixer.step(x[:, t], state)
             outputs.append(y_t)
         expected, _ = forward(system, x)
-        told = "steps with rotary positions" if rotary else "steps"
-        assert_same(f"{told} against the causal forward", torch.stack(outputs, 1), expected)
+        told = f"steps, {name}, against the causal forward"
+        assert_same(told, torch.stack(outputs, 1), expected)
 
 
-def can_rotate(subject: Subject) -> bool:
-    """Whether the mixer takes rotary positions; a mixer that does not must say so."""
+def takes(subject: Subject, positions: str) -> bool:
+    """Whether the mixer takes ``rotary`` or ``alibi``; a mixer that does not must say so."""
+    inside: dict[str, Any] = {positions: True}
     try:
-        subject.build(rotary=True)
+        subject.build(**inside)
     except Unsupported:
         return False
     return True
+
+
+def positions_of(subject: Subject) -> dict[str, dict[str, Any]]:
+    """The positions that can act inside the mixer, by name, as sizes for ``build``."""
+    inside = [name for name in ("rotary", "alibi") if takes(subject, name)]
+    return {"no positions": {}} | {name: {name: True} for name in inside}
 
 
 def segments(subject: Subject) -> None:

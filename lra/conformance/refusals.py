@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from kernels.errors import Unsupported
-from lra.conformance.direction import can_rotate
+from lra.conformance.direction import positions_of, takes
 from lra.conformance.outcome import NotApplicable, Refuses
 from lra.conformance.probe import (
     assert_finite,
@@ -52,14 +52,24 @@ def bad_knobs(subject: Subject) -> None:
 
 def rotary(subject: Subject) -> None:
     """Rotary positions act and keep padding invariant; who has no queries and keys refuses."""
+    _inner_positions(subject, "rotary")
+
+
+def alibi(subject: Subject) -> None:
+    """ALiBi acts and keeps padding invariant; who scores no pairs of positions refuses."""
+    _inner_positions(subject, "alibi")
+
+
+def _inner_positions(subject: Subject, kind: str) -> None:
     if subject.level != "mixer":
-        raise NotApplicable("rotary positions belong to mixers")
-    if not can_rotate(subject):
-        raise Refuses("takes no rotary positions")
+        raise NotApplicable(f"{kind} positions belong to mixers")
+    if not takes(subject, kind):
+        raise Refuses(f"takes no {kind} positions")
+    inside: dict[str, Any] = {kind: True}
     lengths = (1, 2, 17, MAX_LEN)
     x = inputs(len(lengths), MAX_LEN)
     for mode in subject.modes():
-        system = subject.build(mode, rotary=True)
+        system = subject.build(mode, **inside)
         plain, _ = forward(subject.build(mode), x)
         y, real = forward(system, x, prefix_mask(lengths, MAX_LEN))
         assert not torch.allclose(forward(system, x)[0], plain), f"{mode}: changes nothing"
@@ -99,15 +109,14 @@ def cross(subject: Subject) -> None:
 def _causal_memory(subject: Subject) -> None:
     """A causal segment with what went before it in the context gives the whole's last outputs."""
     whole = inputs(2, MAX_LEN)
-    rotaries = (False, True) if can_rotate(subject) else (False,)
-    for rotary in rotaries:
-        mixer = subject.build("causal", rotary=rotary).part
+    for name, positions in positions_of(subject).items():
+        mixer = subject.build("causal", **positions).part
         try:
             segment = mixer(whole[:, -5:], context=whole)
         except Unsupported:
             # it may take a context in the bidirectional form only, if it says so
             continue
-        told = "with rotary positions" if rotary else "a causal segment after its memory"
+        told = f"a causal segment after its memory, {name}"
         assert_same(told, segment, mixer(whole)[:, -5:])
 
 

@@ -152,10 +152,12 @@ class Subject:
         if self.level == "mixer":
             if mode != "two_way":
                 return make_one(spec)
-            causal = replace(spec, causal=True, rotary=False)
+            causal = replace(spec, causal=True, rotary=False, alibi=False)
             both = TwoWay(partial(make_one, causal))
             if spec.rotary:
                 both.use_rotary()
+            if spec.alibi:
+                both.use_alibi()
             return both
         make_block = partial(make, self.block, Block)
         if self.level == "block":

@@ -60,10 +60,10 @@ class FunnelTransformer(Backbone):
             raise Unsupported(
                 "FunnelTransformer pools neighbours, so it cannot be causal; choose another task"
             )
-        if spec.rotary and pool_q_only:
+        if (spec.rotary or spec.alibi) and pool_q_only:
             raise Unsupported(
-                "FunnelTransformer's pooled queries have no rotary positions: set another "
-                "recipe.positions or backbone.pool_q_only=false"
+                "FunnelTransformer's pooled queries have no positions among their keys: set "
+                "recipe.positions=sinusoidal, learned or none, or backbone.pool_q_only=false"
             )
         self.sizes = blocks or even_parts(spec.depth, 3)
         if min(self.sizes) < 1 or sum(self.sizes) != spec.depth:

@@ -65,8 +65,11 @@ class Perceiver(Backbone):
                 "Perceiver's latents read the whole sequence, so it cannot be causal; choose "
                 "another task"
             )
-        if spec.rotary:
-            raise Unsupported("Perceiver's latents have no positions: set another recipe.positions")
+        if spec.rotary or spec.alibi:
+            raise Unsupported(
+                "Perceiver's latents have no positions: set recipe.positions=sinusoidal, learned "
+                "or none"
+            )
         thinking = spec.depth if self_per_cross is None else self_per_cross
         if num_latents < 1 or cross_repeats < 1 or thinking < 0 or fourier_bands < 0:
             raise ValueError(

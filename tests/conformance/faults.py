@@ -126,6 +126,10 @@ class DoesNotRotate(Sound):
         pass
 
 
+class DoesNotBias(Sound):
+    positions = ("rope", "alibi")
+
+
 class IgnoresTheContext(Sound):
     def forward(self, x, mask=None, *, context=None, context_mask=None):
         return super().forward(x, mask)

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from lra.conformance.checks import CHECKS, examine, run
-from lra.conformance.expression import Degree, degree
 from lra.conformance.subject import Subject, load
 from lra.errors import UserError
+from lra.results.expression import Degree, degree
 
 SPECIMENS, FAULTY = "tests.conformance.specimens", "tests.conformance.faults"
 
@@ -36,6 +36,7 @@ FAULTS = [
     ("DecodesAgainstItsCard", "recurrent", "went through"),
     ("DropsItsState", "segments", "against the whole"),
     ("DoesNotRotate", "rotary", "changes nothing"),
+    ("DoesNotBias", "alibi", "changes nothing"),
     ("IgnoresTheContext", "cross", "changes nothing"),
     ("TakesAContextUnsaid", "cross", "went through"),
     ("ClaimsAnEquality", "equals", "against transformer"),
@@ -117,9 +118,9 @@ def test_sound_mixer_passes(name):
 
 
 def test_refusals_are_verified():
-    checks = ["both_sides", "rotary", "cross", "reference_matrix"]
+    checks = ["both_sides", "rotary", "alibi", "cross", "reference_matrix"]
     outcomes = examine(specimen("SoundDecay"), checks)
-    assert [outcome.status for outcome in outcomes] == ["refuses"] * 4
+    assert [outcome.status for outcome in outcomes] == ["refuses"] * 5
 
 
 def test_mixer_from_outside_is_loaded():

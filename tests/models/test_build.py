@@ -67,9 +67,9 @@ def test_scalars():
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "first"])
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary", "none"])
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rope", "none"])
 def test_padded_equals_unpadded(pooling, positions):
-    built = model(pooling=pooling, positions=positions, layer={"rotary": positions == "rotary"})
+    built = model(pooling=pooling, positions=positions, layer={"rotary": positions == "rope"})
     alone = built(IDS[1:, :3], MASK[1:, :3])
     torch.testing.assert_close(built(IDS, MASK)[1:], alone)
 
@@ -115,8 +115,8 @@ def test_exact_model_is_not_degenerate():
 
 def test_rotary_positions_reach_the_mixers():
     rotating, plain = (
-        model(positions=positions, layer={"rotary": positions == "rotary"})
-        for positions in ("rotary", "none")
+        model(positions=positions, layer={"rotary": positions == "rope"})
+        for positions in ("rope", "none")
     )
     assert not torch.allclose(rotating(IDS, MASK), plain(IDS, MASK))
 

@@ -1,4 +1,4 @@
-"""Embeddings: tokens and scalars, four kinds of positions, CLS."""
+"""Embeddings: tokens and scalars, five kinds of positions, CLS."""
 
 import math
 
@@ -56,8 +56,9 @@ def test_positions_are_added(positions):
     torch.testing.assert_close(y, layer.content.weight[IDS[:, :3]] + table[:3])
 
 
-def test_rotary_adds_nothing_here():
-    torch.testing.assert_close(embedding(positions="rotary")(IDS, MASK), embedding()(IDS, MASK))
+@pytest.mark.parametrize("positions", ["rope", "alibi"])
+def test_what_acts_in_the_mixers_adds_nothing_here(positions):
+    torch.testing.assert_close(embedding(positions=positions)(IDS, MASK), embedding()(IDS, MASK))
 
 
 def test_cls_comes_first_and_is_real():
@@ -85,14 +86,14 @@ def test_longer_input_than_positions_is_refused(positions):
         layer(IDS, MASK)
 
 
-@pytest.mark.parametrize("positions", ["rotary", "none"])
+@pytest.mark.parametrize("positions", ["rope", "alibi", "none"])
 def test_longer_input_without_positions_works(positions):
     assert embedding(positions=positions, max_len=4)(IDS, MASK)[0].shape == (2, 5, 8)
 
 
 def test_unknown_positions_lists_the_known_ones():
-    with pytest.raises(ValueError, match="sinusoidal, learned, rotary, none, got 'alibi'"):
-        embedding(positions="alibi")
+    with pytest.raises(ValueError, match="sinusoidal, learned, rope, alibi, none, got 'alib'"):
+        embedding(positions="alib")
 
 
 def test_table_of_sinusoids_is_not_saved():

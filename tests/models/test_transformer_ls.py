@@ -47,8 +47,47 @@ def test_equals_one_softmax_over_both_kinds_of_keys(n, window, dual_ln):
     torch.testing.assert_close(mixer(x), by_hand(mixer, x, window))
 
 
-def test_a_window_without_landmarks_is_dense():
-    mixer, dense = build(window=17, num_landmarks=0, dual_ln=False), build(Transformer)
+def causal_by_hand(mixer, x, real):
+    """Query by query, of one example: the last keys, and those of every chunk before its own."""
+    window, size = mixer.window, mixer.chunk_size
+    q, k, v, _ = mixer.project(x, real)
+    near = [mixer._normed(y, mixer.near_norm) for y in (k, v)]
+    scores = mixer.project_to(x.masked_fill(~real[..., None], 0))
+    scores = scores.unflatten(-1, (HEADS, -1)).permute(0, 2, 3, 1)
+    rows = []
+    for i in range(x.shape[1]):
+        seen = [j for j in range(max(0, i - window + 1), i + 1) if real[0, j]]
+        keys, values = ([y[:, :, seen]] for y in near)
+        for start in range(0, i // size * size, size):
+            at = [j for j in range(start, start + size) if real[0, j]]
+            if at:
+                weights = scores[..., at].softmax(-1)
+                far = [mixer._normed(weights @ y[:, :, at], mixer.far_norm) for y in (k, v)]
+                keys.append(far[0])
+                values.append(far[1])
+        keys, values = torch.cat(keys, 2), torch.cat(values, 2)
+        rows.append((q[:, :, i : i + 1] @ keys.mT / 2).softmax(-1) @ values)
+    return mixer.output(torch.cat(rows, 2).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 13, 20])
+@pytest.mark.parametrize(("window", "rank"), [(1, 1), (4, 3), (30, 2)])
+@pytest.mark.parametrize("dual_ln", [True, False])
+def test_causal_equals_one_softmax_over_both_kinds_of_keys(n, window, rank, dual_ln):
+    mixer = build(causal=True, window=window, chunk_size=4, chunk_rank=rank, dual_ln=dual_ln)
+    x, mask = inputs(n), torch.rand(2, n, generator=torch.Generator().manual_seed(2)) > 0.4
+    # a whole chunk without a token
+    mask[1, 4:8] = False
+    for row in (0, 1):
+        for real in (torch.ones(1, n, dtype=torch.bool), mask[row : row + 1]):
+            wanted, got = causal_by_hand(mixer, x[row:][:1], real), mixer(x[row:][:1], real)
+            torch.testing.assert_close(got[real], wanted[real])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_window_without_landmarks_is_dense(causal):
+    mixer = build(causal=causal, window=17, num_landmarks=0, chunk_rank=0, dual_ln=False)
+    dense = build(Transformer, causal)
     dense.load_state_dict(mixer.state_dict())
     x, mask = inputs(17), torch.rand(2, 17) > 0.3
     torch.testing.assert_close(mixer(x, mask), dense(x, mask))
@@ -63,7 +102,7 @@ def test_padding_does_not_matter():
 
 
 def test_refusals():
-    with pytest.raises(Unsupported, match="cannot be causal"):
-        build(causal=True)
-    with pytest.raises(ValueError, match="window must be at least 1"):
+    with pytest.raises(ValueError, match="window and chunk_size must be at least 1"):
         build(window=0)
+    with pytest.raises(Unsupported, match="does not decode step by step"):
+        build(causal=True).init_state(1)

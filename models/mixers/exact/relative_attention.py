@@ -1,7 +1,7 @@
 """Transformer-XL's attention: scores of contents and of distances."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,6 +35,8 @@ class RelativeAttention(QKVMixer):
         cross=True,
         ops=("attention",),
     )
+    # it has relative positions of its own
+    positions: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, dim: int, *, heads: int, max_len: int, causal: bool, **standard: Any):
         super().__init__(dim, heads=heads, max_len=max_len, causal=causal, **standard)
@@ -42,10 +44,6 @@ class RelativeAttention(QKVMixer):
         nn.init.xavier_uniform_(self.distance.weight)
         self.content_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
         self.distance_bias = nn.Parameter(torch.zeros(heads, 1, self.head_dim))
-
-    def use_rotary(self) -> None:
-        # it has relative positions of its own
-        super(QKVMixer, self).use_rotary()
 
     def distances(self, q: Float[Tensor, "B H N K"], keys: int) -> Float[Tensor, "B H N M"]:
         """(q_i + v) . R_(i-j), scaled, of every query and key."""

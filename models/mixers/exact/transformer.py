@@ -1,13 +1,14 @@
 """Dense softmax attention: what every other mixer is measured against."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
+from kernels.attention.score import Score
 from kernels.errors import Unsupported
 from models.card import Card
 from models.qkv import KeyValueCache, QKVMixer
@@ -33,6 +34,9 @@ class Transformer(QKVMixer):
             "the N x N weights are computed in tiles and never held, as in FlashAttention",
         ),
     )
+    positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
+    # of the op
+    backend: str = "auto"
 
     def attend(
         self,
@@ -42,7 +46,10 @@ class Transformer(QKVMixer):
         mask: Bool[Tensor, "B M"] | None,
     ) -> Float[Tensor, "B H N V"]:
         dropout = self.dropout if self.training else 0.0
-        return attention(q, k, v, causal=self.causal, key_mask=mask, dropout_p=dropout)
+        return attention(
+            q, k, v, causal=self.causal, key_mask=mask, score=Score(alibi=self.alibi),
+            dropout_p=dropout, backend=self.backend,
+        )  # fmt: skip
 
     def reference_matrix(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
@@ -50,7 +57,8 @@ class Transformer(QKVMixer):
         q, k, _, mask = self.project(x, mask)
         n = x.shape[1]
         visible = torch.ones(n, n, dtype=torch.bool, device=x.device)
-        return softmax_matrix(q, k, visible.tril() if self.causal else visible, mask)
+        visible = visible.tril() if self.causal else visible
+        return softmax_matrix(q, k, visible, mask, alibi=self.alibi)
 
     def dense_at(self, n: int) -> bool:
         return True
@@ -69,7 +77,10 @@ class Transformer(QKVMixer):
         state: Any,
     ) -> tuple[Float[Tensor, "B H 1 V"], KeyValueCache]:
         state = state.append(k, v)
-        return attention(q, state.keys, state.values), state
+        y = attention(
+            q, state.keys, state.values, score=Score(alibi=self.alibi), backend=self.backend
+        )
+        return y, state
 
 
 def softmax_matrix(
@@ -77,10 +88,19 @@ def softmax_matrix(
     k: Float[Tensor, "B H M K"],
     visible: Bool[Tensor, "*H N M"],
     mask: Bool[Tensor, "B M"] | None,
+    *,
+    alibi: Float[Tensor, " H"] | None = None,
 ) -> Float[Tensor, "B H N M"]:
-    """The attention weights themselves; rows without a visible key are zero."""
+    """The attention weights themselves; rows without a visible key are zero.
+
+    ``alibi``: slope of each head on the distance, the last query beside the last key.
+    """
     if mask is not None:
         visible = visible & mask[:, None, None, :]
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if alibi is not None:
+        n, m = scores.shape[-2:]
+        j = torch.arange(m, device=q.device)
+        scores = scores - alibi[:, None, None] * (j[m - n :, None] - j).abs()
     weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
     return weights.masked_fill(~visible, 0)

@@ -1,7 +1,7 @@
 """Synthesizer: attention weights from positions, or from each token alone, without comparing."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -52,6 +52,7 @@ class Synthesizer(Mixer):
             "the N x N weights of the two default modes are computed in tiles and never held",
         ),
     )
+    positions: ClassVar[tuple[str, ...]] = ("alibi",)
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class Synthesizer(Mixer):
             torch.cat([part.expand(full).to(x.dtype) for part in parts], dim=-1)
             for parts in zip(*pairs, strict=True)
         )
-        return q, k, Score(bias=bias)
+        return q, k, Score(bias=bias, alibi=self.alibi)
 
     def _heads(self, x: Float[Tensor, "B N Q"]) -> Float[Tensor, "B H N K"]:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -160,6 +161,5 @@ class Synthesizer(Mixer):
         visible = torch.ones(n, n, dtype=torch.bool, device=x.device)
         # as scores of queries and keys: Q = scores sqrt(N), K = 1
         eye = torch.eye(n, dtype=x.dtype, device=x.device).expand_as(scores)
-        return softmax_matrix(
-            scores * n**0.5, eye, visible.tril() if self.causal else visible, mask
-        )
+        visible = visible.tril() if self.causal else visible
+        return softmax_matrix(scores * n**0.5, eye, visible, mask, alibi=self.alibi)

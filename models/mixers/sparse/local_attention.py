@@ -1,12 +1,13 @@
 """Local attention of the Long Range Arena: softmax inside blocks that do not see each other."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
+from kernels.attention.score import Score
 from kernels.errors import Unsupported
 from models.card import Card, Equals
 from models.chunks import into_chunks, mask_of_chunks, out_of_chunks
@@ -37,6 +38,7 @@ class LocalAttention(QKVMixer):
         ops=("attention",),
         equals=(Equals("transformer", lambda n: {"block_size": n}),),
     )
+    positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
 
     def __init__(
         self,
@@ -65,7 +67,10 @@ class LocalAttention(QKVMixer):
         mask = mask_of_chunks(mask, batch, n, block, q.device)
         q, k, v = (into_chunks(x, block) for x in (q, k, v))
         dropout = self.dropout if self.training else 0.0
-        y = attention(q, k, v, causal=self.causal, key_mask=mask, dropout_p=dropout)
+        y = attention(
+            q, k, v, causal=self.causal, key_mask=mask, score=Score(alibi=self.alibi),
+            dropout_p=dropout,
+        )  # fmt: skip
         return out_of_chunks(y, batch, n)
 
     def reference_matrix(
@@ -74,7 +79,8 @@ class LocalAttention(QKVMixer):
         q, k, _, mask = self.project(x, mask)
         block = torch.arange(x.shape[1], device=x.device) // self.block_size
         visible = block[:, None] == block
-        return softmax_matrix(q, k, visible.tril() if self.causal else visible, mask)
+        visible = visible.tril() if self.causal else visible
+        return softmax_matrix(q, k, visible, mask, alibi=self.alibi)
 
     def dense_at(self, n: int) -> bool:
         return n <= self.block_size
@@ -95,4 +101,5 @@ class LocalAttention(QKVMixer):
         # a full block is over: the next token starts its own
         full = state.keys.shape[2] == self.block_size
         state = KeyValueCache(k, v) if full else state.append(k, v)
-        return attention(q, state.keys, state.values), state
+        score = Score(alibi=self.alibi)
+        return attention(q, state.keys, state.values, score=score), state

@@ -1,12 +1,13 @@
 """Sliding-window attention: every position sees its neighbours."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
+from kernels.attention.score import Score
 from kernels.errors import Unsupported
 from models.card import Card, Equals
 from models.mixers.exact.transformer import softmax_matrix
@@ -38,6 +39,7 @@ class SlidingWindowAttention(QKVMixer):
         ops=("attention",),
         equals=(Equals("transformer", lambda n: {"window": 2 * n}),),
     )
+    positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
 
     def __init__(self, dim: int, *, window: int = 256, **standard: Any):
         super().__init__(dim, **standard)
@@ -60,8 +62,9 @@ class SlidingWindowAttention(QKVMixer):
         window = None if self.dense_at(q.shape[2]) else self.reach
         dropout = self.dropout if self.training else 0.0
         return attention(
-            q, k, v, causal=self.causal, window=window, key_mask=mask, dropout_p=dropout
-        )
+            q, k, v, causal=self.causal, window=window, key_mask=mask,
+            score=Score(alibi=self.alibi), dropout_p=dropout,
+        )  # fmt: skip
 
     def reference_matrix(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None
@@ -69,7 +72,8 @@ class SlidingWindowAttention(QKVMixer):
         q, k, _, mask = self.project(x, mask)
         i = torch.arange(x.shape[1], device=x.device)
         behind, (left, right) = i[:, None] - i, self.reach
-        return softmax_matrix(q, k, (behind <= left) & (behind >= -right), mask)
+        visible = (behind <= left) & (behind >= -right)
+        return softmax_matrix(q, k, visible, mask, alibi=self.alibi)
 
     def dense_at(self, n: int) -> bool:
         return n <= self.reach[0] + 1
@@ -88,4 +92,5 @@ class SlidingWindowAttention(QKVMixer):
         state: Any,
     ) -> tuple[Float[Tensor, "B H 1 V"], KeyValueCache]:
         state = state.append(k, v)
-        return attention(q, state.keys, state.values), state
+        score = Score(alibi=self.alibi)
+        return attention(q, state.keys, state.values, score=score), state

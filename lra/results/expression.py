@@ -26,6 +26,11 @@ def degree(expression: str) -> Degree:
     return max(_term(term.strip()) for term in expression.split("+"))
 
 
+def most(claimed: Degree) -> float:
+    """The fastest growth that a claim allows; a log factor adds up to a third from N = 256 on."""
+    return claimed.power + 0.05 + 0.3 * claimed.logs
+
+
 def _term(term: str) -> Degree:
     power, logs = 0.0, 0
     for factor in re.sub(r"\blog ", "log~", term).split():

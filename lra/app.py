@@ -2,12 +2,15 @@
 
 import logging
 import os
+from importlib import import_module
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from lra.errors import CellFailed
 
+# tasks that train nothing
+BENCHMARKS = {"kernels": "lra.kernel_bench.main", "lengths": "lra.lengths.main"}
 EXIT_CODES = {"ok": 0, "unsupported": 2, "interrupted": 130}
 
 
@@ -33,11 +36,10 @@ def main(cfg: DictConfig) -> None:
 
 def run_here(cfg: DictConfig, changed: list[str], on_cell: Any = lambda cell: None) -> None:
     """Runs the cell in this process and shows its row; ``on_cell`` gets the cell beforehand."""
-    if OmegaConf.select(cfg, "task.name") == "kernels":
+    benchmark = BENCHMARKS.get(OmegaConf.select(cfg, "task.name"))
+    if benchmark is not None:
         set_up_logging()
-        from lra.kernel_bench.main import run
-
-        run(cfg, changed)
+        import_module(benchmark).run(cfg, changed)
         return
     from lra.config import load
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from kernels.dispatch import all_ops
 from lra.cell_run import CellRun, Outcome
 from lra.config import RunConfig
+from lra.device import find_device
 from lra.errors import UserError, nearest
 from lra.model import build
 from lra.results.cell import Cell, check_writable
@@ -69,11 +69,7 @@ def run_cell(config: RunConfig, *, on_cell: Callable[[Cell], Any]) -> Outcome | 
 def make_fabric(config: RunConfig) -> Fabric:
     """Fabric for this process: one device, or those that torchrun started."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU here: device=cpu, or device=auto")
-    accelerator = config.device
-    if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    accelerator = find_device(config.device).type
     fabric = Fabric(
         accelerator=accelerator, devices=int(os.environ.get("LOCAL_WORLD_SIZE", world)),
         num_nodes=world // int(os.environ.get("LOCAL_WORLD_SIZE", world)),

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from lra.app import run_here, set_up_logging
+from lra.config import model_name
 from lra.errors import CellFailed, UserError
 from lra.resolvers import checkout, from_checkout, register
+from lra.sweep_clock import place
 
 if TYPE_CHECKING:
     from lra.results.cell import Cell
@@ -38,7 +40,7 @@ def run_in_child(cfg: DictConfig, changed: list[str], *, number: int) -> None:
         CellFailed: the cell ended otherwise than ``ok`` or ``unsupported``.
     """
     set_up_logging()
-    log.info("cell %d of the sweep: %s", number + 1, " ".join(changed) or "defaults")
+    log.info("cell %s: %s", place(number, cfg), " ".join(changed) or "defaults")
     if OmegaConf.is_missing(cfg.mixer, "_target_"):
         # `model=glob(*)` means every model that there is
         log.info("skipped: %s is a mixer of your own, mixer._target_=...", cfg.model.name)
@@ -47,7 +49,7 @@ def run_in_child(cfg: DictConfig, changed: list[str], *, number: int) -> None:
         # a launcher's worker would outlive a sweep that is killed, and its cell with it
         _die_with_parent(os.getppid())
     code, killed, cell = _run(cfg, changed)
-    if OmegaConf.select(cfg, "task.name") == "kernels":
+    if OmegaConf.select(cfg, "task.name") in ("kernels", "lengths"):
         code, killed, cell = _go_on(cfg, changed, (code, killed, cell))
     if code < 0 or killed:
         _record_death(cell, -code, killed)
@@ -73,12 +75,19 @@ def _run(cfg: DictConfig, changed: list[str]) -> tuple[int, bool, str]:
 def _go_on(
     cfg: DictConfig, changed: list[str], end: tuple[int, bool, str]
 ) -> tuple[int, bool, str]:
-    """Another child as long as a backend has ended the last one: it is left out, the rest runs."""
-    from lra.kernel_bench.store import Store
+    """Another child as long as a backend or a pass has ended the last one: it is left out, the rest
+    runs."""
+    from lra.results.schema import KernelRow, LengthRow
+    from lra.results.store import Store
 
-    if cfg.op.name is None:
+    results = Path(from_checkout(cfg.paths.results))
+    if OmegaConf.select(cfg, "task.name") == "lengths":
+        tree: Any = OmegaConf.to_container(cfg, resolve=True)
+        store = Store(results, f"lengths_{model_name(tree)}", LengthRow)
+    elif cfg.op.name is not None:
+        store = Store(results, f"kernels_{cfg.op.name}", KernelRow)
+    else:
         return end
-    store = Store(Path(from_checkout(cfg.paths.results)), cfg.op.name)
     before: dict[str, str] | None = None
     cfg = cfg.copy()
     # what is finished by now must not be forgotten again

@@ -2,22 +2,44 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lra.errors import UserError
+from lra.errors import UserError, nearest
 from lra.results.collect import read_all
 from lra.results.packs import device_slug
 from lra.results.published import read_published
-from lra.results.schema import KernelRow
-from plots import accuracy_vs_speed, devices, kernels, lra_table, pairs
+from lra.results.schema import KernelRow, LengthRow, PublishedRow
+from plots import (
+    accuracy_vs_speed,
+    conformance,
+    crossover,
+    decode_vs_length,
+    devices,
+    flops_vs_length,
+    kernels,
+    length_devices,
+    lengths_table,
+    lra_table,
+    memory_vs_length,
+    pairs,
+    speed_table,
+    time_vs_length,
+)
 from plots.entries import Group, load
-from plots.kernel_entries import load_kernels
+from plots.length_entries import View, views
+from plots.nothing import nothing
+from plots.rows import Row, load_rows
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 OF_RUNS = ("accuracy_vs_speed", "lra_table", "pairs")
 OF_KERNELS = ("kernels", "devices")
-NAMES = (*OF_RUNS, *OF_KERNELS)
+OF_LENGTHS = (
+    "time_vs_length", "memory_vs_length", "flops_vs_length", "crossover", "decode_vs_length",
+    "lengths_table", "speed_table", "length_devices",
+)  # fmt: skip
+Maker = Callable[[], list[Path]]
+NAMES = (*OF_RUNS, *OF_KERNELS, *OF_LENGTHS, "conformance")
 
 
 def main(only: str | None = None, arguments: Sequence[str] | None = None) -> int:
@@ -46,49 +68,81 @@ def make(
     Raises:
         UserError: no results, results that do not fit the schema, or an unwritable folder.
     """
-    rows: list[KernelRow] = []
-    if only not in OF_RUNS:
-        rows = load_kernels(results, device, needed=only is not None)
+    names = (only,) if only else NAMES
+    kernel_rows = _rows(results, KernelRow, device, only, OF_KERNELS)
+    length_rows = _rows(results, LengthRow, device, only, OF_LENGTHS)
+    if device is not None and only is None:
+        check_device(results, device)
     groups: list[Group] = []
-    # who has timed kernels only has no runs
-    if only in OF_RUNS or (only is None and (not rows or has_runs(results, device))):
+    # who has timed kernels or lengths only has no runs
+    timed = bool(kernel_rows or length_rows)
+    if only in OF_RUNS or (only is None and (not timed or has_runs(results, device))):
         groups = load(results, protocol, device)
-    published = read_published(results) if groups else []
-    written = []
-    if only in (None, "accuracy_vs_speed"):
-        written += accuracy_vs_speed.write(groups, out)
-    if groups and only in (None, "lra_table"):
-        written += lra_table.write(groups, published, out)
-    if only in (None, "pairs"):
-        written += pairs.write(groups, out)
-    if only in (None, "kernels"):
-        written += kernels.write(rows, out)
-    if only in (None, "devices"):
-        written += devices.write(rows, out)
+    of_lengths = views(length_rows)
+    checks = conformance.read_conformance(results) if "conformance" in names else []
+    paper = groups or ("speed_table" in names and any(map(speed_table.lengths, of_lengths)))
+    published = read_published(results) if paper else []
+    makers = {
+        **_of_runs(groups, published, out),
+        **_of_lengths(of_lengths, published, results, out),
+        "kernels": lambda: kernels.write(kernel_rows, out),
+        "devices": lambda: devices.write(kernel_rows, out),
+        "conformance": lambda: conformance.write(checks, out),
+    }
+    written = [path for name in names for path in makers[name]()]
     if not written:
-        raise UserError(_nothing(results, only, rows))
+        raise nothing(results, only, kernel_rows, length_rows)
     return written
+
+
+def _rows(
+    results: Path, row_type: type[Row], device: str | None, only: str | None, names: Sequence[str]
+) -> list[Row]:
+    """The rows that these figures show; none where only another is made."""
+    if only is not None and only not in names:
+        return []
+    return load_rows(results, row_type, device, needed=only is not None)
+
+
+def _of_runs(
+    groups: Sequence[Group], published: Sequence[PublishedRow], out: Path
+) -> dict[str, Maker]:
+    return {
+        "accuracy_vs_speed": lambda: accuracy_vs_speed.write(groups, out),
+        "lra_table": lambda: lra_table.write(groups, published, out),
+        "pairs": lambda: pairs.write(groups, out),
+    }
+
+
+def _of_lengths(
+    shown: Sequence[View], published: Sequence[PublishedRow], results: Path, out: Path
+) -> dict[str, Maker]:
+    return {
+        "time_vs_length": lambda: time_vs_length.write(shown, out),
+        "memory_vs_length": lambda: memory_vs_length.write(shown, out),
+        "flops_vs_length": lambda: flops_vs_length.write(shown, out),
+        "crossover": lambda: crossover.write(shown, out),
+        "decode_vs_length": lambda: decode_vs_length.write(shown, out),
+        "lengths_table": lambda: lengths_table.write(
+            shown, lengths_table.read_models(results), out
+        ),
+        "speed_table": lambda: speed_table.write(shown, published, out),
+        "length_devices": lambda: length_devices.write(shown, out),
+    }
+
+
+def check_device(results: Path, device: str) -> None:
+    """Raises UserError where no table has rows of that device."""
+    rows = [row for table in ("runs", "kernels", "lengths") for row in read_all(results, table)]
+    names = {row.device or "unknown device" for row in rows}
+    if names and device not in names | {device_slug(name) for name in names}:
+        raise nearest(device, names, kind="device")
 
 
 def has_runs(results: Path, device: str | None) -> bool:
     """Whether there are rows of runs, of that device if one is named."""
     names = {row.device or "" for row in read_all(results, "runs") if row.status != "interrupted"}
     return any(device in (None, name, device_slug(name)) for name in names)
-
-
-def _nothing(results: Path, only: str | None, rows: Sequence[KernelRow]) -> str:
-    """Why nothing could be made, and what to do."""
-    if only in OF_RUNS:
-        return f"no finished seed in {results}: {only} has nothing to show"
-    names = sorted({row.device or "unknown device" for row in rows})
-    if only == "devices" and len(names) == 1:
-        return (
-            f"only one device has timed kernels, {names[0]}: nothing to compare; take in the pack "
-            "of another with `python -m lra merge FILE`"
-        )
-    if only == "devices" and names:
-        return f"no two of these devices have timed the same: {', '.join(names)}"
-    return f"no timed kernels in {results}: first `python run.py task=kernels op=... backend=all`"
 
 
 def _parser(only: str | None) -> argparse.ArgumentParser:

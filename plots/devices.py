@@ -10,9 +10,11 @@ from matplotlib.lines import Line2D
 
 from lra.results.csv_io import write_text
 from lra.results.schema import KernelRow
-from plots.kernel_entries import PASSES, Setting, by_device, figures, setting
+from plots.kernel_entries import PASSES, Setting, figures, setting
 from plots.kernels import doubtful
-from plots.length_panels import Line, Panel, Point, draw
+from plots.length_panels import draw
+from plots.lines import Line, Panel, Point
+from plots.rows import by_device
 from plots.style import FAMILY_COLOURS, backend_look, save, style
 from plots.tables import MISSING, Table, csv_text, markdown
 

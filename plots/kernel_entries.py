@@ -3,11 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from lra.errors import nearest
-from lra.results.collect import read_all
-from lra.results.packs import device_slug
 from lra.results.schema import KernelRow
 
 PASSES = {"forward": "forward", "forward_backward": "forward + backward"}
@@ -56,23 +52,6 @@ class Curve:
         return dict(found)
 
 
-def load_kernels(
-    results: Path, device: str | None = None, *, needed: bool = True
-) -> list[KernelRow]:
-    """All rows, or those of one device by its name or folder; none where nothing was timed.
-
-    Raises:
-        UserError: rows that do not fit the schema, or, if one is needed, an unknown device.
-    """
-    rows: list[KernelRow] = [r for r in read_all(results, "kernels") if r.status != "interrupted"]
-    if device is None or not rows:
-        return rows
-    found = [row for row in rows if device in (row.device, device_slug(row.device))]
-    if needed and not found:
-        raise nearest(device, {row.device or "unknown device" for row in rows}, kind="device")
-    return found
-
-
 def setting(row: KernelRow) -> Setting:
     """The setting of a row; what is false is not said."""
     options = [
@@ -83,20 +62,6 @@ def setting(row: KernelRow) -> Setting:
         row.op, row.dtype, row.batch, row.heads, row.head_dim,
         " ".join(filter(None, options)), row.pass_,
     )  # fmt: skip
-
-
-def by_device(rows: Iterable[KernelRow]) -> dict[str, list[KernelRow]]:
-    """Rows by device; one that was used with several numbers of threads is several."""
-    rows = list(rows)
-    threads: dict[str, set[int | None]] = defaultdict(set)
-    for row in rows:
-        threads[row.device or "unknown device"].add(row.n_threads)
-    found: dict[str, list[KernelRow]] = defaultdict(list)
-    for row in rows:
-        name = row.device or "unknown device"
-        more = f", {row.n_threads} threads" if len(threads[name]) > 1 else ""
-        found[name + more].append(row)
-    return dict(sorted(found.items()))
 
 
 def curves(rows: Iterable[KernelRow]) -> dict[Setting, list[Curve]]:

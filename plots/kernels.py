@@ -13,11 +13,12 @@ from plots.kernel_entries import (
     Curve,
     Setting,
     at_lengths,
-    by_device,
     curves,
     figures,
 )
-from plots.length_panels import Line, Panel, Point, draw
+from plots.length_panels import draw
+from plots.lines import Line, Panel, Point
+from plots.rows import by_device, threads
 from plots.style import backend_look, save, style
 
 
@@ -55,16 +56,11 @@ def chart(device: str, shown: Mapping[Setting, Sequence[Curve]]) -> Figure:
     rows = [row for several in shown.values() for curve in several for row in curve.timed]
     samples = sorted(row.n_samples or 0 for row in rows)
     conditions = (
-        f"{device}; {_threads(rows)}; "
+        f"{device}; {threads(rows)}; "
         f"{first.sizes}; median and 20-80 % band of n = {samples[0]} to {samples[-1]} calls"
     )
     title = f"{first.op}, {first.dtype}: time against length"
     return draw(title, conditions, panels, _legend(rows), notes(shown))
-
-
-def _threads(rows: Sequence[KernelRow]) -> str:
-    counts = sorted({row.n_threads for row in rows if row.n_threads is not None})
-    return ", ".join(f"{n} thread{'s' if n > 1 else ''}" for n in counts) or "threads unknown"
 
 
 def _line(curve: Curve) -> Line:

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from lra.results.csv_io import write_text
 from lra.results.published import reference
 from lra.results.schema import FAMILIES, PublishedRow
+from lra.results.statistics import interquartile_mean
 from plots.entries import TASK_TITLES, Entry, Group, baselines
 from plots.notes import conditions, reading
-from plots.tables import MISSING, Table, csv_text, latex, markdown, number
+from plots.sources import Sources
+from plots.tables import MISSING, Table, number, write_tables
 
 FIVE = ("listops", "text", "retrieval", "image", "pathfinder")
 AVERAGES = {"avg5": FIVE, "avg6": (*FIVE, "path_x")}
@@ -20,8 +21,9 @@ AVERAGE_TITLES = {
 COSTS = ("left chance", "steps/s", "peak MiB", "parameters")
 CSV_COLUMNS = (
     "device", "protocol", "task", "tier", "model", "family", "degenerate", "seeds", "failed",
-    "test_acc_mean", "test_acc_low", "test_acc_high", "left_chance", "published_acc",
-    "published_status", "published_source", "steps_per_s", "peak_mem_mib", "n_params",
+    "test_acc_mean", "test_acc_low", "test_acc_high", "test_acc_iqm", "test_acc_iqm_low",
+    "test_acc_iqm_high", "left_chance", "published_acc", "published_status", "published_source",
+    "steps_per_s", "peak_mem_mib", "n_params",
 )  # fmt: skip
 
 
@@ -31,17 +33,13 @@ def write(groups: Sequence[Group], published: Sequence[PublishedRow], out: Path)
     for group in groups:
         path = group.folder(out) / f"lra_table_{group.protocol}"
         tables = build(group, published)
-        tidy = csv_text(CSV_COLUMNS, records(group, published))
-        for suffix, content in (
-            (".md", markdown(tables)), (".tex", latex(tables)), (".csv", tidy),
-        ):  # fmt: skip
-            written.append(write_text(path.with_name(path.name + suffix), content))
+        written += write_tables(path, tables, CSV_COLUMNS, records(group, published))
     return written
 
 
 def build(group: Group, published: Sequence[PublishedRow]) -> list[Table]:
     """Accuracy of all models and tasks; of several tasks a second table with the costs."""
-    sources = _Sources()
+    sources = Sources()
     models = _models(group)
     averages = [a for a in AVERAGES if any(_average(m, a) is not None for m in models.values())]
     one_task = len(group.tasks) == 1
@@ -72,13 +70,15 @@ def records(group: Group, published: Sequence[PublishedRow]) -> Iterator[list[ob
         tier = of_task[0].first.tier
         for rule, share in baselines(of_task).items():
             yield [group.device, group.protocol, task, tier, rule, "trivial", *[None] * 3, share,
-                   *[None] * 9]  # fmt: skip
+                   *[None] * 12]  # fmt: skip
         for entry in of_task:
             theirs, acc = reference(published, entry.first.model, task), entry.accuracy
+            middle = interquartile_mean(entry.accuracies) if acc else None
             yield [
                 group.device, group.protocol, task, entry.first.tier, entry.name,
                 entry.first.family, entry.degenerate, len(entry.accuracies), _failed(entry),
                 acc and acc.mean, acc and acc.low, acc and acc.high,
+                middle and middle.mean, middle and middle.low, middle and middle.high,
                 entry.left_chance and entry.left_chance[0],
                 None if theirs is None or theirs.value is None else theirs.value / 100,
                 theirs and theirs.status, theirs and theirs.source,
@@ -89,27 +89,7 @@ def records(group: Group, published: Sequence[PublishedRow]) -> Iterator[list[ob
         for average in AVERAGES:
             if (mean := _average(tasks, average)) is not None:
                 yield [group.device, group.protocol, average, None, name, family, *[None] * 3, mean,
-                       *[None] * 9]  # fmt: skip
-
-
-class _Sources:
-    """Published numbers in a table, each with the number of its source below."""
-
-    def __init__(self) -> None:
-        self.numbers: dict[str, int] = {}
-
-    def cite(self, row: PublishedRow | None) -> str:
-        if row is None:
-            return MISSING
-        name = "; ".join(part for part in (row.source, row.setting) if part)
-        if row.provenance != "table seen":
-            name += f" ({row.provenance})"
-        number = self.numbers.setdefault(name, len(self.numbers) + 1)
-        value = "FAIL" if row.value is None else f"{row.value:.2f}"
-        return f"{value} [{number}]"
-
-    def notes(self) -> list[str]:
-        return [f"[{number}] {name}." for name, number in self.numbers.items()]
+                       *[None] * 12]  # fmt: skip
 
 
 def _models(group: Group) -> dict[str, dict[str, Entry]]:

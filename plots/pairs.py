@@ -5,7 +5,7 @@ from itertools import combinations
 from pathlib import Path
 
 from lra.results.csv_io import write_text
-from lra.results.statistics import Difference, compare
+from lra.results.statistics import Difference, compare, rank_stability
 from plots.entries import TASK_TITLES, Entry, Group
 from plots.tables import MISSING, Table, csv_text, markdown
 
@@ -50,6 +50,7 @@ def matrix(group: Group, task: str, pairs: Sequence[tuple[Entry, Entry, Differen
     """Models by accuracy, each against each."""
     ranked = list(dict.fromkeys(entry.name for a, b, _ in pairs for entry in (a, b)))
     accuracy = {entry.name: entry.accuracy for a, b, _ in pairs for entry in (a, b)}
+    ranks = rank_stability({e.name: e.accuracies for a, b, _ in pairs for e in (a, b)})
     signs = {}
     for a, b, difference in pairs:
         signs[a.name, b.name], signs[b.name, a.name] = SIGNS[difference.verdict]
@@ -58,7 +59,9 @@ def matrix(group: Group, task: str, pairs: Sequence[tuple[Entry, Entry, Differen
         mean = accuracy[name]
         assert mean is not None
         cells = [signs.get((name, other), MISSING) for other in ranked]
-        rows.append([f"{i} {name}", f"{100 * mean.mean:.1f} ({mean.n})", *cells])
+        rank = ranks[name]
+        sure = f"{rank.low}" if rank.low == rank.high else f"{rank.low} to {rank.high}"
+        rows.append([f"{i} {name}", f"{100 * mean.mean:.1f} ({mean.n})", *cells, sure])
     resolved = sum(d.verdict == "resolved" for *_, d in pairs)
     title = (
         f"{TASK_TITLES.get(task, task)}, protocol {group.protocol}: which differences exceed the "
@@ -68,9 +71,11 @@ def matrix(group: Group, task: str, pairs: Sequence[tuple[Entry, Entry, Differen
         f"Row against column: + higher, − lower, = not resolved, ? fewer than two seeds. "
         f"{resolved} of {len(pairs)} pairs are resolved (Welch's t-test over seeds, 5 % for each "
         f"pair alone: about {0.05 * len(pairs):.1f} of {len(pairs)} equal pairs would be).",
+        "rank: its 95 % interval when the mean of each model is drawn anew from the t distribution "
+        "of its seeds; a single seed has no spread.",
         f"Measured on {group.device}.",
     ]
-    header = ["model", "%, seeds", *(str(i) for i in range(1, len(ranked) + 1))]
+    header = ["model", "%, seeds", *(str(i) for i in range(1, len(ranked) + 1)), "rank"]
     return Table(title, header, rows, notes)
 
 

@@ -22,6 +22,8 @@ FAMILY_COLOURS = {
     "conv": "#CC79A7",
     "whole_model": "#888888",
 }
+# as a thin line on white the yellow of areas is too pale
+LINE_COLOURS = {**FAMILY_COLOURS, "hashed": "#B8A800"}
 # colour and marker of each backend, the same in every figure
 BACKENDS = {
     "reference": ("#888888", "x"),

@@ -4,13 +4,16 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from lra.results.csv_io import write_text
 
 MISSING = "—"
 LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "—": "---", "†": r"\dag{}", "<": r"$<$", ">": r"$>$", "|": r"\textbar{}",
-    "≥": r"$\ge$", "−": r"$-$",
+    "≥": r"$\ge$", "−": r"$-$", "×": r"$\times$", "·": r"$\cdot$",
 }  # fmt: skip
 
 
@@ -30,6 +33,18 @@ class Table:
 def number(value: float | None, digits: int) -> str:
     """A number with so many decimals; a dash where there is none."""
     return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def write_tables(
+    path: Path, tables: Sequence[Table], columns: Sequence[str], records: Iterable[Sequence[object]]
+) -> list[Path]:
+    """``path`` with .md, .tex and, of the records, .csv.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    contents = {".md": markdown(tables), ".tex": latex(tables), ".csv": csv_text(columns, records)}
+    return [write_text(path.with_name(path.name + end), text) for end, text in contents.items()]
 
 
 def csv_text(columns: Sequence[str], records: Iterable[Sequence[object]]) -> str:

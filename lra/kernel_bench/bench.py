@@ -13,17 +13,18 @@ import torch
 from kernels.dispatch import Op, record
 from kernels.errors import Unsupported
 from kernels.flops import count_flops
-from lra.kernel_bench.call import Call, Truth, Wrong
+from lra.kernel_bench.call import Call, Truth
 from lra.kernel_bench.config import KernelConfig
 from lra.kernel_bench.draw import Case, Draw, Inputs
-from lra.kernel_bench.entry import CallTooLong, DeviceLost, Entry, at_most
-from lra.kernel_bench.roofline import copying
-from lra.kernel_bench.store import Store
+from lra.kernel_bench.entry import Entry
 from lra.measurement.allocator import allocator_peak_mib
+from lra.measurement.attempt import CallTooLong, Wrong, at_most, look_at_device
 from lra.measurement.lock import DeviceLock
 from lra.measurement.memory import out_of_memory, peak_memory_mib, reason_of
+from lra.measurement.roofline import copying
 from lra.measurement.timing import Summary, sample_ms
 from lra.results.schema import KernelRow
+from lra.results.store import Store
 
 # compiling, tuning and building count to the first call of a backend
 FIRST_CALL_S = 600.0
@@ -84,7 +85,7 @@ class Bench:
         self.place, self.case, self.name = place, case, name
         self.frontier = frontier
         self.entries = {
-            (backend, pass_): Entry(backend, pass_)
+            (backend, pass_): Entry(backend=backend, pass_=pass_)
             for backend in place.backends
             for pass_ in place.config.passes
         }
@@ -119,7 +120,7 @@ class Bench:
             for entry in self.alive:
                 entry.fail(error)
                 entry.reason = f"no truth to check against: {entry.reason}"
-            self._look_at_device()
+            look_at_device(self.place.device)
         for entry in self.alive:
             self._attempt(entry, self._prepare)
         if self.alive:
@@ -239,7 +240,7 @@ class Bench:
                     raise
                 alive[now].fail(error)
                 del functions
-                self._look_at_device()
+                look_at_device(self.place.device)
                 continue
             for name, entry in alive.items():
                 entry.samples = samples[name]
@@ -270,22 +271,12 @@ class Bench:
         if not entry.ok:
             # the traceback held the tensors of the failed call
             gc.collect()
-            self._look_at_device()
+            look_at_device(self.place.device)
 
     def _run(self, entry: Entry) -> None:
         self.calls[0].run(entry.backend, entry.pass_)
         if self.place.device.type == "cuda":
             torch.cuda.synchronize(self.place.device)
-
-    def _look_at_device(self) -> None:
-        """After an illegal access every later call would fail, too, and be blamed for it."""
-        if self.place.device.type != "cuda":
-            return
-        try:
-            torch.cuda.synchronize(self.place.device)
-            torch.cuda.empty_cache()
-        except Exception as error:
-            raise DeviceLost(str(error)) from error
 
 
 @contextmanager

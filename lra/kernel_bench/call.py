@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from kernels.tolerance import Closeness, assert_close_to_truth, worst
 from lra.kernel_bench.draw import Inputs
+from lra.measurement.attempt import Wrong
 
 Results = dict[str, Tensor]
 
@@ -75,10 +76,6 @@ class Call:
         returned = self.function(**tensors, **self.inputs.options, backend=backend)
         output: Tensor = tree_leaves(returned)[0]
         return output
-
-
-class Wrong(Exception):
-    """A backend's result is outside the tolerance."""
 
 
 class Truth:

@@ -24,9 +24,9 @@ def run(cfg: DictConfig, changed: list[str]) -> None:
     """
     # wrong input must be said before torch is imported
     config = load(cfg, changed)
-    from lra.kernel_bench.entry import DeviceLost
     from lra.kernel_bench.report import show
     from lra.kernel_bench.runner import Runner
+    from lra.measurement.attempt import DeviceLost
     from lra.training.stopping import Stopping
 
     try:

@@ -9,9 +9,9 @@ from rich.table import Table
 
 from lra.kernel_bench.draw import Case
 from lra.kernel_bench.runner import Outcome
-from lra.kernel_bench.store import Finished
 from lra.measurement.timing import ratio
 from lra.results.schema import KernelRow
+from lra.results.store import Finished
 
 console = Console(soft_wrap=True, highlight=False)
 LEGEND = (

@@ -7,7 +7,7 @@ from typing import Any
 from lra.kernel_bench.bench import Bench
 from lra.kernel_bench.draw import Case
 from lra.kernel_bench.entry import Entry
-from lra.kernel_bench.roofline import TOO_FAST, ideal_ms
+from lra.measurement.roofline import TOO_FAST, ideal_ms
 from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
 from lra.results.fingerprint import Fingerprint
 from lra.results.schema import KernelRow

@@ -17,17 +17,19 @@ import torch
 
 from kernels.dispatch import Op, all_ops
 from kernels.errors import Unsupported
+from lra.device import find_device
 from lra.errors import CellFailed, UserError, nearest
 from lra.kernel_bench.bench import Bench, Frontier, Workplace, many_shapes
 from lra.kernel_bench.config import KernelConfig
 from lra.kernel_bench.draw import Case, Draw, Inputs
-from lra.kernel_bench.roofline import Roofline
 from lra.kernel_bench.rows import rows_of
-from lra.kernel_bench.store import Finished, Store, case_id
 from lra.measurement.lock import DeviceLock
+from lra.measurement.roofline import Roofline
 from lra.progress import progress
 from lra.results.fingerprint import Fingerprint, fingerprint
+from lra.results.schema import KernelRow
 from lra.results.source import source_digest
+from lra.results.store import Finished, Store, case_id
 
 log = logging.getLogger(__name__)
 # the code that can change a number
@@ -78,7 +80,7 @@ class Runner:
         self.make = find_maker(config)
         self.backends, self.absent = find_backends(config.backend, self.op, ops)
         self.marks: Fingerprint = fingerprint(self.device.type)
-        self.store = Store(config.results, config.op)
+        self.store = Store(config.results, f"kernels_{config.op}", KernelRow)
         self.cases = make_cases(config, self.device.type)
         for variant in config.variants:
             check_options(self.make, variant, config)
@@ -100,7 +102,7 @@ class Runner:
             names = [self.name_of(case) for case in self.cases]
             if self.config.rerun:
                 self.store.forget(names)
-            self._bury()
+            self.store.bury()
             known = {name: f for name in names if (f := self.store.read(name)) and f.done}
             self._announce(names, known)
             with self.store.watching():
@@ -131,17 +133,6 @@ class Runner:
         module = import_module(f"kernels.{self.op.name}")
         files = [Path(inspect.getfile(where)) for where in (module, self.make, Bench)]
         return source_digest(files, within=CODE)
-
-    def _bury(self) -> None:
-        """Puts on record which backend killed an earlier process, so that it is left out now."""
-        death = self.store.died_at()
-        if death is None:
-            return
-        log.warning("'%(backend)s' ended an earlier process: it is left out there", death)
-        before = self.store.read(death["case"])
-        killers = [*(before.killers if before else ()), death["backend"]]
-        self.store.write(death["case"], Finished((), {}, killers))
-        self.store.rest()
 
     def _announce(self, names: Sequence[str], known: dict[str, Finished]) -> None:
         seconds = sum(
@@ -202,19 +193,6 @@ class Runner:
         # only now: a death before the rows are written must not go unnoticed
         self.store.rest()
         return finished
-
-
-def find_device(wish: str) -> torch.device:
-    """The device to measure.
-
-    Raises:
-        UserError: it is not here.
-    """
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda, but torch sees no GPU here: device=cpu, or device=auto")
-    if wish == "auto":
-        wish = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(wish, 0) if wish == "cuda" else torch.device(wish)
 
 
 def find_maker(config: KernelConfig) -> Callable[..., Inputs]:

@@ -22,8 +22,8 @@ EXPERIMENT: dict[type, tuple[str, ...]] = {
         "length", "batch", "causal", "label", "backend", "precision", "n_threads", "seed",
     ),
     LengthRow: (
-        "device", "model", "level", "pass_", "length", "batch", "causal", "dim", "heads", "layers",
-        "backend", "dtype",
+        "device", "n_threads", "level", "model", "mixer_knobs", "pass_", "causal", "dim", "heads",
+        "layers", "n_params", "backend", "dtype", "batch", "length",
     ),
     KernelRow: (
         "device", "n_threads", "op", "backend", "variant", "pass_", "dtype", "batch", "heads",

@@ -82,21 +82,31 @@ class RunRow:
 
 @dataclass(frozen=True, kw_only=True)
 class LengthRow:
-    """One (model, length, pass) measurement: ``lengths.csv``."""
+    """One (model, level, length, pass) measurement: ``lengths.csv``.
+
+    ``level``: ``mixer`` alone, a ``block`` with its feed-forward network, or the whole ``model``.
+    ``pass``: ``forward`` (inference, no graph), ``forward_backward``, ``step`` (with clipping and
+    update), or ``decode`` (one token after ``length`` others, of ``state_mib`` of state).
+    ``peak_mem_mib`` is measured with parameters, gradients and inputs in it, ``pred_mem_mib``
+    predicted without allocating. ``roofline_frac`` is the time of as many operations in a matrix
+    product over the time taken. ``reason`` of an ``ok`` row is what is doubtful about it.
+    """
 
     cell: str
     model: str
     family: str
-    level: str
+    level: Literal["mixer", "block", "model"]
+    mixer_knobs: str
     length: int
     batch: int
     causal: bool
     dim: int
     heads: int
     layers: int
-    pass_: str
+    pass_: Literal["forward", "forward_backward", "step", "decode"]
     status: Status
     reason: str | None = None
+    n_params: int | None = None
     median_ms: float | None = None
     p20_ms: float | None = None
     p80_ms: float | None = None
@@ -106,11 +116,13 @@ class LengthRow:
     pred_mem_mib: float | None = None
     gflop: float | None = None
     flop_coverage: float | None = None
+    roofline_frac: float | None = None
     state_mib: float | None = None
     degenerate: bool | None = None
     backend: str | None = None
     dtype: str | None = None
     device: str | None = None
+    n_threads: int | None = None
     versions: str | None = None
     git_sha: str | None = None
     date: str | None = None

@@ -21,18 +21,19 @@ from lra.config import Limits
 from lra.errors import CellFailed, UserError
 from lra.kernel_bench import main, report, rows
 from lra.kernel_bench.bench import Frontier
-from lra.kernel_bench.call import Call, Truth, Wrong
+from lra.kernel_bench.call import Call, Truth
 from lra.kernel_bench.config import KernelConfig, load
 from lra.kernel_bench.draw import Case, Draw, Inputs
-from lra.kernel_bench.entry import CallTooLong, DeviceLost, Entry, at_most
+from lra.kernel_bench.entry import Entry
 from lra.kernel_bench.inputs.attention import visible
-from lra.kernel_bench.roofline import Roofline, ideal_ms
 from lra.kernel_bench.runner import Runner
-from lra.kernel_bench.store import Store
+from lra.measurement.attempt import CallTooLong, DeviceLost, Wrong, at_most
 from lra.measurement.lock import DeviceLock
+from lra.measurement.roofline import Roofline, ideal_ms
 from lra.results.collect import publish, read_rows
 from lra.results.csv_io import read_csv
 from lra.results.schema import KernelRow
+from lra.results.store import Store
 
 # -- configuration -----------------------------------------------------------------------------
 
@@ -205,6 +206,10 @@ def toy(tmp_path, monkeypatch):
     vars(kernels).pop("toy", None)
 
 
+def _entry(**facts) -> Entry:
+    return Entry(backend="eager", pass_="forward", **facts)
+
+
 def ends(outcome) -> dict[tuple[str, int, str], KernelRow]:
     return {
         (row.backend, row.length, row.pass_): row
@@ -326,10 +331,10 @@ def test_finished_cases_are_kept_and_errors_tried_again(toy):
 def test_a_backend_that_killed_a_process_is_left_out(toy):
     config = toy("eager", "late", lengths={"cpu": [4]})
     runner = Runner(config)
-    store = Store(config.results, "toy")
+    store = Store(config.results, "kernels_toy", KernelRow)
     store.folder.mkdir(parents=True)
     store.at_work(runner.name_of(runner.cases[0]), "late")
-    assert store.died_at()["backend"] == "late"
+    assert store.died_at()["who"] == "late"
     outcome = runner.run()
     row = ends(outcome)["late", 4, "forward"]
     assert row.status == "error" and row.reason.startswith("it ended the process")
@@ -344,7 +349,7 @@ def test_a_backend_that_killed_a_process_is_left_out(toy):
 
 def test_only_a_death_leaves_a_note(toy):
     config = toy("eager")
-    store = Store(config.results, "toy")
+    store = Store(config.results, "kernels_toy", KernelRow)
     store.folder.mkdir(parents=True)
     for error, left in ((KeyboardInterrupt(), False), (DeviceLost("gone"), True)):
         with pytest.raises(type(error)), store.watching():
@@ -356,12 +361,12 @@ def test_only_a_death_leaves_a_note(toy):
 def test_a_sweep_starts_again_behind_a_death_and_not_forever(tmp_path, monkeypatch):
     """Each child dies at another backend; the last one at the same as the one before."""
     deaths = ["a", "b", "c", "c", "never"]
-    store, orders = Store(tmp_path, "toy"), []
+    store, orders = Store(tmp_path, "kernels_toy", KernelRow), []
     store.folder.mkdir(parents=True)
 
     def run(cfg, changed):
         orders.append(cfg.rerun)
-        Store(tmp_path, "toy").at_work("case", deaths[len(orders)])
+        Store(tmp_path, "kernels_toy", KernelRow).at_work("case", deaths[len(orders)])
         return -signal.SIGSEGV, False, ""
 
     monkeypatch.setattr(sweep, "_run", run)
@@ -444,7 +449,7 @@ def test_ideal_time_is_the_longer_of_work_and_copy():
 @pytest.mark.parametrize(("copy_ms", "share", "flagged"), [(1.0, 0.5, False), (2.1, 1.05, False),
                                                            (4.0, 2.0, True)])  # fmt: skip
 def test_too_fast_to_be_true_is_said(copy_ms, share, flagged):
-    entry = Entry("eager", "forward", samples=[2.0] * 9, copy_ms=copy_ms, moved_bytes=8)
+    entry = _entry(samples=[2.0] * 9, copy_ms=copy_ms, moved_bytes=8)
     found = rows._measured(entry, 1.0, "cuda")
     assert found["roofline_frac"] == pytest.approx(share)
     assert (found["reason"] is not None) == flagged
@@ -454,7 +459,7 @@ def test_too_fast_to_be_true_is_said(copy_ms, share, flagged):
 
 def test_a_timer_that_is_not_small_is_said(monkeypatch):
     monkeypatch.setattr(rows, "timer_overhead_ms", lambda: 0.1)
-    entry = Entry("eager", "forward", samples=[2.0] * 9, copy_ms=1.0, moved_bytes=8)
+    entry = _entry(samples=[2.0] * 9, copy_ms=1.0, moved_bytes=8)
     assert rows._measured(entry, 1.0, "cpu")["reason"] == "the timer takes 5% of it"
     assert rows._measured(entry, 1.0, "cuda")["reason"] is None
 
@@ -475,14 +480,14 @@ def test_a_call_without_end_is_interrupted():
 
 def test_frontier_knows_backend_and_pass():
     frontier = Frontier()
-    ended = Entry("a", "forward")
+    ended = Entry(backend="a", pass_="forward")
     ended.end("timeout", "slow")
     frontier.note(ended, 8)
     for backend, pass_, length, ok in (
         ("a", "forward", 16, False), ("a", "forward", 8, True), ("a", "forward_backward", 16, True),
         ("b", "forward", 16, True),
     ):  # fmt: skip
-        entry = Entry(backend, pass_)
+        entry = Entry(backend=backend, pass_=pass_)
         frontier.stop(entry, length)
         assert entry.ok == ok
 
@@ -595,7 +600,7 @@ def test_a_sweep_over_ops(command, tmp_path):
         f"paths.results={tmp_path}", "op.lengths=[8]", "device=cpu",
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
-    assert "cell 1 of the sweep: task=kernels op=merge_attention" in ended.stderr
+    assert "cell 1 of 1: task=kernels op=merge_attention" in ended.stderr
     found = read_rows(tmp_path / "local", "kernels")
     assert {(row.op, row.length, row.status) for row in found} == {
         ("merge_attention", 8, "unsupported")

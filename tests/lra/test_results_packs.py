@@ -38,6 +38,7 @@ LENGTH = LengthRow(
     model="performer",
     family="linear",
     level="mixer",
+    mixer_knobs="{}",
     length=256,
     batch=1,
     causal=False,

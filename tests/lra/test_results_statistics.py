@@ -6,7 +6,14 @@ import warnings
 import numpy as np
 import pytest
 
-from lra.results.statistics import binomial_interval, compare, left_chance, mean_interval
+from lra.results.statistics import (
+    binomial_interval,
+    compare,
+    interquartile_mean,
+    left_chance,
+    mean_interval,
+    rank_stability,
+)
 
 
 def test_three_seeds_use_student_t():
@@ -94,3 +101,42 @@ def test_compare_of_few_or_equal_seeds():
         assert compare([0.5, 0.5], [0.4, 0.4]).verdict == "resolved"
     with pytest.raises(ValueError, match="nothing to compare"):
         compare([], [0.4])
+
+
+def test_the_interquartile_mean_leaves_out_both_ends():
+    values = [0.0, 0.1, 0.50, 0.51, 0.52, 0.53, 0.54, 0.55, 0.56, 0.57, 0.9, 1.0]
+    estimate = interquartile_mean(values)
+    assert estimate.mean == pytest.approx(np.mean(values[3:9]))
+    assert 0.35 < estimate.low < estimate.mean < estimate.high < 0.7
+    assert interquartile_mean(values) == estimate
+    few = interquartile_mean([0.1, 0.5, 0.6])
+    assert (few.mean, few.low, few.high, few.n) == (pytest.approx(0.4), None, None, 3)
+    same = interquartile_mean([0.5] * 12)
+    assert (same.low, same.high) == (0.5, 0.5)
+    with pytest.raises(ValueError, match="missing, not 0"):
+        interquartile_mean([])
+
+
+def test_ranks_are_sure_where_seeds_are_close_and_means_far():
+    found = rank_stability({"worst": [0.1, 0.101, 0.102], "best": [0.9, 0.901, 0.902],
+                            "middle": [0.5, 0.501, 0.502]})  # fmt: skip
+    assert {name: (r.rank, r.low, r.high) for name, r in found.items()} == {
+        "worst": (3, 3, 3), "best": (1, 1, 1), "middle": (2, 2, 2),
+    }  # fmt: skip
+    assert found["best"].shares[0] > 0.99
+
+
+def test_ranks_of_equal_systems_are_a_toss():
+    found = rank_stability({"a": [0.4, 0.5, 0.6], "b": [0.4, 0.5, 0.6]})
+    assert (found["a"].rank, found["b"].rank) == (1, 1)
+    assert (found["a"].low, found["a"].high) == (1, 2)
+    assert found["a"].shares[0] == pytest.approx(0.5, abs=0.03)
+    assert sum(found["a"].shares) == pytest.approx(1)
+
+
+def test_shares_of_ranks_are_those_of_the_t_distribution():
+    # one seed has no spread: b wins where t with 2 degrees of freedom exceeds 1
+    found = rank_stability({"a": [0.5 + math.sqrt(0.01 / 3)], "b": [0.4, 0.5, 0.6]})
+    assert found["b"].shares[0] == pytest.approx(0.2113, abs=0.03)
+    with pytest.raises(ValueError, match="leave it out"):
+        rank_stability({"a": []})

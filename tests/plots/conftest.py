@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lra.results.csv_io import write_csv
-from lra.results.schema import RunRow
+from lra.results.schema import LengthRow, RunRow
 
 # model: family, mean accuracy, step between seeds, steps/s, peak MiB
 MODELS = {
@@ -83,5 +83,32 @@ def results(tmp_path):
         shutil.copytree(published, folder / "published", dirs_exist_ok=True)
         write_csv(folder / "measured" / "some-cpu-2.1ghz" / "runs.csv", rows, RunRow)
         return folder
+
+    return make
+
+
+LENGTHS = (256, 512, 1024, 2048)
+
+
+def _length_row(model, length, /, **changes):
+    row = LengthRow(
+        cell=f"{model}", model=model, family="linear", level="model", mixer_knobs="{}",
+        length=length, batch=1, causal=False, dim=64, heads=2, layers=2, pass_="forward",
+        status="ok", n_params=1000, median_ms=length / 100, cv=0.05, n_samples=25,
+        backend="some=eager", dtype="float32", device="Some CPU", n_threads=2,
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+@pytest.fixture
+def make_lengths():
+    """A function that makes rows of one system at several lengths, in which a column may be a
+    function of the length; without more they take N / 100 ms."""
+
+    def make(model, lengths=LENGTHS, **changes):
+        return [
+            _length_row(model, n, **{k: v(n) if callable(v) else v for k, v in changes.items()})
+            for n in lengths
+        ]
 
     return make

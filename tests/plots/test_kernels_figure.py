@@ -9,8 +9,9 @@ from lra.results.csv_io import write_csv
 from lra.results.schema import KernelRow
 from plots import devices, kernels
 from plots.__main__ import main
-from plots.kernel_entries import by_device, curves, figures
+from plots.kernel_entries import curves, figures
 from plots.length_panels import short
+from plots.rows import by_device
 from plots.style import BACKENDS, style
 
 CPU, GPU = "Some CPU 2 cores", "Some GPU 80GB"

@@ -102,6 +102,9 @@ def test_tidy_csv_says_the_same_unrounded(results, rows, tmp_path):
     assert len(lines) == 10
     (performer,) = [line for line in lines if line["model"] == "performer"]
     assert float(performer["test_acc_mean"]) == pytest.approx(0.431)
+    # three seeds are too few to leave any out, or to draw an interval from
+    assert float(performer["test_acc_iqm"]) == pytest.approx(0.431)
+    assert performer["test_acc_iqm_low"] == ""
     assert float(performer["published_acc"]) == pytest.approx(0.1801)
     assert performer["degenerate"] == "false" and performer["left_chance"] == "3"
     assert lines[0]["model"] == "chance" and lines[0]["seeds"] == ""
@@ -119,8 +122,12 @@ def test_pairs_say_what_exceeds_the_seed_spread(results, rows, make_row, tmp_pat
     table = matrix(group, "listops", differences(group.of_task("listops")))
     first, *_, last = table.rows
     assert first[0] == "1 lru" and first[1] == "55.6 (3)" and first[2] == "—"
-    assert last[0] == "9 gla" and set(last[2:]) == {"?", "—"}
-    by_name = {row[0].split()[1]: row[2:] for row in table.rows}
+    assert last[0] == "9 gla" and set(last[2:-1]) == {"?", "—"}
+    # far above the others, and two that are too close to tell apart
+    ranks = {row[0].split()[1]: row[-1] for row in table.rows}
+    assert (ranks["lru"], ranks["gla"]) == ("1 to 2", "9")
+    assert ranks["transformer"] != ranks["transformer"].replace("to", "")
+    by_name = {row[0].split()[1]: row[2:-1] for row in table.rows}
     order = [row[0].split()[1] for row in table.rows]
     assert by_name["s4d"][order.index("linformer")] == "+"
     assert by_name["linformer"][order.index("s4d")] == "−"

@@ -158,3 +158,34 @@ class Greedy(MyMixer):
     def forward(self, x, mask=None, **context):
         torch.empty(2**33, dtype=torch.uint8)
         return super().forward(x, mask, **context)
+
+
+class Deaf(MyMixer):
+    """The same whatever goes in."""
+
+    def forward(self, x, mask=None, **context):
+        return 0 * super().forward(x, mask, **context)
+
+
+class NotANumber(MyMixer):
+    """Divides by zero."""
+
+    def forward(self, x, mask=None, **context):
+        return super().forward(x, mask, **context) / 0
+
+
+class SlowByLength(MyMixer):
+    """A millisecond a position."""
+
+    def forward(self, x, mask=None, **context):
+        time.sleep(1e-3 * x.shape[1])
+        return super().forward(x, mask, **context)
+
+
+class KillsAtLength32(MyMixer):
+    """Ends the process in a backward pass."""
+
+    def forward(self, x, mask=None, **context):
+        if x.shape[1] == 32 and torch.is_grad_enabled():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x, mask, **context)

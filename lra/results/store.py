@@ -1,8 +1,9 @@
-"""What of an op is finished: one file a case, and what a process was at when it died.
+"""What of a benchmark is finished: one file a case, and what a process was at when it died.
 
-``results/runs/kernels_<op>/<case>.json`` holds the rows of a case, all backends, and their samples.
-``at_work.json`` beside them names the backend at work; only a process that was killed, or whose
-device was lost, leaves it behind. This module imports no torch: a sweep's parent reads it.
+``results/runs/<benchmark>/<case>.json`` holds the rows of a case and their samples.
+``at_work.json`` beside them names what was at work, a backend of an op or a pass of a model; only a
+process that was killed, or whose device was lost, leaves it behind. This module imports no torch: a
+sweep's parent reads it.
 """
 
 import contextlib
@@ -20,45 +21,51 @@ from filelock import FileLock, Timeout
 from lra.errors import UserError
 from lra.results.collect import write_row
 from lra.results.csv_io import from_mapping, write_text
-from lra.results.schema import KernelRow
+from lra.results.schema import KernelRow, LengthRow
 
 log = logging.getLogger(__name__)
 
 # how a row can end for good; anything else is tried again by the same command
-FINISHED = ("ok", "oom", "timeout", "unsupported", "wrong")
+FINISHED = ("ok", "oom", "timeout", "unsupported", "wrong", "nan")
+# what of a case is tried by itself, and left out after it has killed a process
+TRIED = {KernelRow: "backend", LengthRow: "pass_"}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A case's rows, the samples in milliseconds by ``backend pass``, and the backends that killed
-    their process, which are not tried again; ``truth`` among them: nothing is."""
+    """A case's rows, the samples in milliseconds by name, and what killed its process, which is not
+    tried again; ``truth`` among them: nothing is."""
 
-    rows: Sequence[KernelRow]
+    rows: Sequence[Any]
     samples: Mapping[str, Sequence[float]]
     killers: Sequence[str] = field(default_factory=list)
 
     @property
     def done(self) -> bool:
-        ends = [row.status in FINISHED or row.backend in self.killers for row in self.rows]
+        ends = [
+            row.status in FINISHED or getattr(row, TRIED[type(row)]) in self.killers
+            for row in self.rows
+        ]
         return "truth" in self.killers or (bool(ends) and all(ends))
 
 
 class Store:
-    """The files of one op.
+    """The files of one benchmark.
 
     Args:
         results: the results folder.
-        op: name of the op.
+        name: of the benchmark, and of its folder.
+        row_type: of its rows.
     """
 
-    def __init__(self, results: Path, op: str):
-        self.results, self.folder = results, results / "runs" / f"kernels_{op}"
+    def __init__(self, results: Path, name: str, row_type: type):
+        self.results, self.folder, self.row_type = results, results / "runs" / name, row_type
         self._at_work = self.folder / "at_work.json"
         self._fd = -1
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits until no other process works on this op.
+        """Waits until no other process works on this benchmark.
 
         Raises:
             UserError: the results folder cannot be written.
@@ -70,7 +77,7 @@ class Store:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                log.info("another process works on this op: waiting for it")
+                log.info("another process works on this benchmark: waiting for it")
                 lock.acquire()
         except OSError as error:
             raise UserError(
@@ -86,7 +93,7 @@ class Store:
         """What is on record of a case, finished or not; None where nothing of this schema is."""
         try:
             record = json.loads((self.folder / f"{case}.json").read_text())
-            rows = [from_mapping(KernelRow, row) for row in record["rows"]]
+            rows: list[Any] = [from_mapping(self.row_type, row) for row in record["rows"]]
             return Finished(rows, record["samples"], record["killers"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
@@ -106,11 +113,11 @@ class Store:
 
     # -- what is at work ---------------------------------------------------------------------
 
-    def at_work(self, case: str, backend: str) -> None:
+    def at_work(self, case: str, who: str) -> None:
         """Notes what runs next: microseconds, and it outlives this process."""
         if self._fd < 0:
             self._fd = os.open(self._at_work, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o644)
-        note = json.dumps({"case": case, "backend": backend}).encode()
+        note = json.dumps({"case": case, "who": who}).encode()
         os.pwrite(self._fd, note.ljust(400), 0)
 
     @contextlib.contextmanager
@@ -122,6 +129,17 @@ class Store:
             if not getattr(error, "deadly", False):
                 self.rest()
             raise
+        self.rest()
+
+    def bury(self) -> None:
+        """Puts on record who killed an earlier process, so that it is left out now."""
+        death = self.died_at()
+        if death is None:
+            return
+        log.warning("'%(who)s' ended an earlier process: it is left out there", death)
+        before = self.read(death["case"])
+        killers = [*(before.killers if before else ()), death["who"]]
+        self.write(death["case"], Finished((), {}, killers))
         self.rest()
 
     def forget(self, cases: Sequence[str]) -> None:
@@ -138,7 +156,7 @@ class Store:
         self._at_work.unlink(missing_ok=True)
 
     def died_at(self) -> dict[str, str] | None:
-        """Case and backend that a process died at, if one did."""
+        """The case and who of it was at work when a process died, if one did."""
         try:
             note: dict[str, str] = json.loads(self._at_work.read_text())
             return note

@@ -1,0 +1,225 @@
+"""All lengths of one model on this device: finished ones are kept, the others measured."""
+
+import inspect
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lra.device import find_device
+from lra.errors import CellFailed
+from lra.lengths.bench import Bench, Frontier, PassRun, Workplace
+from lra.lengths.config import LengthsConfig, Point
+from lra.lengths.subject import DTYPES, card
+from lra.measurement.lock import DeviceLock
+from lra.measurement.roofline import TOO_FAST, Roofline
+from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
+from lra.model import n_params
+from lra.progress import progress
+from lra.results.fingerprint import Fingerprint, fingerprint
+from lra.results.schema import LengthRow
+from lra.results.source import source_digest
+from lra.results.store import Finished, Store, case_id
+from lra.runner import check_backend
+
+log = logging.getLogger(__name__)
+# the code that can change a number
+CODE = ("kernels", "models", "lra/lengths", "lra/measurement", "lra/training", "lra/model.py")
+MEMORY_SHARE = 0.9  # of the device's, where no limit is given
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of a model now: rows of each length, and how many lengths are new."""
+
+    model: str
+    device: str
+    rows: Sequence[LengthRow]
+    n_new: int
+    files: Sequence[Path]
+
+
+class Runner:
+    """A model's lengths on this device.
+
+    Args:
+        config: validated.
+
+    Raises:
+        UserError: an unknown backend, or a device that is not here.
+    """
+
+    def __init__(self, config: LengthsConfig):
+        self.config, run = config, config.run
+        check_backend(run.backend)
+        self.device = find_device(run.device)
+        self.marks: Fingerprint = fingerprint(self.device.type)
+        self.store = Store(run.results, f"lengths_{run.model}", LengthRow)
+        self.points = config.points(self.device.type)
+        self._source = self._digest()
+
+    def run(self) -> Outcome:
+        """Measures what is not finished.
+
+        Raises:
+            UserError: the results folder cannot be written.
+            DeviceLost: the rest needs another process.
+            CellFailed: time is up.
+        """
+        config, lock = self.config, DeviceLock(self.device)
+        place = Workplace(config, self.device, lock, self.store, self._capacity_mib())
+        roofline = Roofline(self.device, lock)
+        with self.store.alone():
+            names = [self.name_of(point) for point in self.points]
+            if config.run.rerun:
+                self.store.forget(names)
+            self.store.bury()
+            known = {name: f for name in names if (f := self.store.read(name)) and f.done}
+            self._announce(names, known)
+            with self.store.watching():
+                found = self._work(place, roofline, names, dict(known))
+        lock.close()
+        return Outcome(
+            config.run.model, self.marks.device, [row for f in found for row in f.rows],
+            len(names) - len(known),
+            [self.store.folder, config.run.results / "local" / "lengths"],
+        )  # fmt: skip
+
+    # -- points ------------------------------------------------------------------------------
+
+    def name_of(self, point: Point) -> str:
+        """The point under all that can change its numbers."""
+        config, run = self.config, self.config.run
+        parts = ("model", "mixer", "block", "backbone", "layers", "backend", "bidirectional")
+        keys = ("level", "causal", "passes", "vocab", "budget_s", "min_samples", "max_samples")
+        return case_id(
+            point=asdict(point), source=self._source, recipe=asdict(run.recipe), seed=run.seed,
+            **{key: getattr(run, key) for key in parts},
+            **{key: getattr(config, key) for key in (*keys, "limit_s")},
+            memory=run.limits.memory_gib, device=self.marks.device, versions=self.marks.versions,
+            threads=self.marks.n_threads, matmul_precision=self.marks.matmul_precision,
+        )  # fmt: skip
+
+    def _digest(self) -> str:
+        run = self.config.run
+        targets = [run.block, run.backbone, *run.layers]
+        modules = {str(target["_target_"]).rpartition(".")[0] for target in targets}
+        modules |= {"lra.lengths.bench", "lra.model", "models.build"}
+        files = [Path(inspect.getfile(import_module(module))) for module in modules]
+        return source_digest(files, within=CODE)
+
+    def _capacity_mib(self) -> float:
+        limit = self.config.run.limits.memory_gib
+        if limit is not None:
+            return limit * 1024
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+        else:
+            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return MEMORY_SHARE * total / 2**20
+
+    def _announce(self, names: Sequence[str], known: dict[str, Finished]) -> None:
+        points = zip(self.points, names, strict=True)
+        seconds = sum(
+            self.config.point_s(point, self.device.type)
+            for point, name in points
+            if name not in known
+        )
+        log.info(
+            "%s (%s) on %s: %d lengths, %s; %d are finished already, the rest takes about %s",
+            self.config.run.model, self.config.level, self.marks.device, len(names),
+            ", ".join(self.config.passes), len(known), timedelta(seconds=math.ceil(seconds)),
+        )  # fmt: skip
+
+    def _work(
+        self, place: Workplace, roofline: Roofline, names: Sequence[str], known: dict[str, Finished]
+    ) -> list[Finished]:
+        """What is on record of each length in the end."""
+        work = [self.config.point_s(point, self.device.type) for point in self.points]
+        done = sum(s for s, name in zip(work, names, strict=True) if name in known)
+        found, frontier = list[Finished](), Frontier()
+        deadline = time.monotonic() + (self.config.run.limits.time_s or math.inf)
+        with progress(
+            self.config.run.model, math.ceil(sum(work)), unit="s of work", start=math.floor(done)
+        ) as bar:
+            for i, (point, name) in enumerate(zip(self.points, names, strict=True)):
+                if name not in known:
+                    if time.monotonic() > deadline:
+                        log.error("limits.time_s: %d lengths are left for another run",
+                                  len(names) - i)  # fmt: skip
+                        raise CellFailed("timeout", 1)
+                    known[name] = self._one(place, roofline, point, name, frontier)
+                    done += work[i]
+                    bar.update(math.floor(done), length=f"{i + 1} of {len(names)}: {point.length}")
+                for row in known[name].rows:
+                    frontier.note(row.pass_, row.status, row.length)
+                found.append(known[name])
+        return found
+
+    def _one(
+        self, place: Workplace, roofline: Roofline, point: Point, name: str, frontier: Frontier
+    ) -> Finished:
+        before = self.store.read(name)
+        killers = before.killers if before else ()
+        bench = Bench(place, point, name, frontier, killers)
+        runs = bench.run()
+        peak = roofline.tflop_per_s(torch.float32) if any(run.ok for run in runs) else None
+        samples = {run.pass_: run.samples for run in runs if run.ok}
+        rows = [self._row(name, bench, run, peak) for run in runs]
+        finished = Finished(rows, samples, killers)
+        self.store.write(name, finished)
+        # only now: a death before the rows are written must not go unnoticed
+        self.store.rest()
+        return finished
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def _row(self, name: str, bench: Bench, run: PassRun, tflop_per_s: float | None) -> LengthRow:
+        config, recipe, subject = self.config, self.config.run.recipe, bench.subject
+        knobs = [{k: v for k, v in layer.items() if k != "_target_"} for layer in config.run.layers]
+        status: Any = run.status
+        level: Any = config.level
+        pass_: Any = run.pass_
+        return LengthRow(
+            cell=name, model=config.run.model, family=card(config).family, level=level,
+            mixer_knobs=json.dumps(knobs[0] if len(knobs) == 1 else knobs, sort_keys=True),
+            length=bench.point.length, batch=bench.point.batch,
+            causal=config.causal if subject is None else subject.causal,
+            dim=recipe.dim, heads=recipe.heads,
+            layers=recipe.depth if config.level == "model" else 1, pass_=pass_, status=status,
+            n_params=None if subject is None else n_params(subject.system),
+            pred_mem_mib=run.pred_mem_mib, state_mib=run.state_mib,
+            degenerate=None if subject is None else subject.degenerate, backend=run.backend,
+            dtype=DTYPES[recipe.precision], device=self.marks.device,
+            n_threads=self.marks.n_threads, versions=self.marks.versions,
+            git_sha=self.marks.git_sha, date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            **_measured(run, tflop_per_s, self.device.type),
+        )  # fmt: skip
+
+
+def _measured(run: PassRun, tflop_per_s: float | None, device: str) -> dict[str, Any]:
+    """The columns that only a pass that was timed has, and its doubts."""
+    if not run.ok:
+        return {"reason": run.reason}
+    assert tflop_per_s is not None
+    time_ms, notes = Summary.of(run.samples), list(run.notes)
+    share = None if run.gflop is None else run.gflop / tflop_per_s / time_ms.median
+    if share is not None and share > TOO_FAST:
+        notes.append(f"too fast to be true: {share:.2g} x the roofline")
+    if device == "cpu" and (own := timer_overhead_ms() / time_ms.median) > OVERHEAD_LIMIT:
+        notes.append(f"the timer takes {own:.0%} of it")
+    return {
+        "reason": "; ".join(notes) or None,
+        "median_ms": time_ms.median, "p20_ms": time_ms.p20, "p80_ms": time_ms.p80,
+        "cv": time_ms.cv, "n_samples": time_ms.n, "peak_mem_mib": run.peak_mem_mib,
+        "gflop": run.gflop, "flop_coverage": run.coverage, "roofline_frac": share,
+    }  # fmt: skip

@@ -1,0 +1,175 @@
+"""What is measured at a length: a mixer, a block or a model, its inputs and its training step."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kernels.errors import Unsupported
+from lra.lengths.config import LengthsConfig, Point
+from lra.measurement.step import StepFns
+from lra.model import make_model, model_spec
+from lra.tasks.spec import TaskSpec
+from lra.training.optimiser import make_optimiser
+from models.backbone import Backbone
+from models.block import Block
+from models.build import card_of, locate, make, make_mixer, mixer_class
+from models.card import Card
+from models.mixer import Mixer
+from models.model import Model
+
+CLASSES = 10
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+DTYPES = {"32-true": "float32", "bf16-mixed": "bfloat16-mixed", "16-mixed": "float16-mixed"}
+
+
+@dataclass
+class Inputs:
+    """x ``(B, N)`` ids of a model, with labels ``(B,)``; or vectors ``(B, N, D)`` with the
+    cotangent of the output."""
+
+    x: Tensor
+    y: Tensor
+
+
+class Part(nn.Module):
+    """A bare mixer or a block, ``(B, N, D) -> (B, N, D)``; its backward goes on to its input."""
+
+    def __init__(self, part: Mixer | Block):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_(torch.is_grad_enabled())
+        y = self.part(x, None)
+        return y if isinstance(self.part, Mixer) else y[0]
+
+    def aux_loss(self) -> Tensor | None:
+        """That of the part and of all in it."""
+        own = [m.aux_loss() for m in self.modules() if isinstance(m, (Mixer, Block))]
+        losses = [loss for loss in own if loss is not None]
+        return sum(losses[1:], losses[0]) if losses else None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A system at one length.
+
+    Attributes:
+        system: a ``Part`` or a ``Model``.
+        degenerate: dense attention in disguise at this length.
+    """
+
+    config: LengthsConfig
+    point: Point
+    system: Part | Model
+    device: torch.device
+    degenerate: bool
+
+    @property
+    def causal(self) -> bool:
+        """Whether it is causal: asked for, or because it cannot be otherwise."""
+        mixers = [m for m in self.system.modules() if isinstance(m, Mixer)]
+        return all(m.causal for m in mixers) if mixers else self.config.causal
+
+    @property
+    def mixer(self) -> Mixer | None:
+        """The bare mixer, where that is what is measured."""
+        part = self.system.part if isinstance(self.system, Part) else None
+        return part if isinstance(part, Mixer) else None
+
+    def inputs(self, seed: int) -> Inputs:
+        """Fresh inputs, the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (self.point.batch, self.point.length)
+        if isinstance(self.system, Model):
+            x = torch.randint(1, self.config.vocab, shape, generator=generator)
+            y = torch.randint(CLASSES, shape[:1], generator=generator)
+        else:
+            x, y = (
+                torch.randn(*shape, self.config.run.recipe.dim, generator=generator)
+                for _ in range(2)
+            )
+        return Inputs(x.to(self.device), y.to(self.device))
+
+    def output(self, inputs: Inputs) -> Tensor:
+        """Logits, or mixed vectors."""
+        return self._call(self.system, inputs)
+
+    def step(self) -> StepFns:
+        """Its training step: the recipe's optimiser and clipping."""
+        recipe = self.config.run.recipe
+        trained = any(p.requires_grad for p in self.system.parameters())
+        return StepFns(
+            self.system, make_optimiser(self.system, recipe)[0] if trained else None,
+            loss=self._loss, clip_norm=recipe.grad_clip,
+        )  # fmt: skip
+
+    def _call(self, system: Part | Model, inputs: Inputs) -> Tensor:
+        dtype = AUTOCAST.get(self.config.run.recipe.precision)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            if isinstance(system, Model):
+                return system(inputs.x, torch.ones_like(inputs.x, dtype=torch.bool))
+            return system(inputs.x)
+
+    def _loss(self, system: Part | Model, inputs: Inputs) -> Tensor:
+        output = self._call(system, inputs).float()
+        model = isinstance(system, Model)
+        loss = F.cross_entropy(output, inputs.y) if model else (output * inputs.y).sum()
+        extra = system.aux_loss()
+        return loss if extra is None else loss + extra
+
+
+def card(config: LengthsConfig) -> Card:
+    """The card of the configured system."""
+    run = config.run
+    return card_of(run.backbone, run.block, run.layers[0])
+
+
+def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> Subject:
+    """The system at a length, its parameters drawn from the run's seed.
+
+    Raises:
+        UserError: a class, knob or combination does not exist.
+        Unsupported: the system does not do that, or has no such level.
+    """
+    run, n = config.run, point.length
+    task = TaskSpec(
+        name="lengths", kind="classify", length=n, classes=CLASSES, vocab=config.vocab,
+        chance_acc=1 / CLASSES, tier="regenerated", causal=config.causal,
+        grid=_grid(n) if card(config).grid else None,
+    )  # fmt: skip
+    spec = model_spec(run.recipe, task, two_way=run.bidirectional)
+    torch.manual_seed(run.seed)
+    if config.level == "model":
+        model = make_model(run, spec).to(device)
+        return Subject(config, point, model, device, model.dense_at(n))
+    _check_level(config)
+    layer = replace(spec.layer, causal=config.causal)
+    part: Mixer | Block
+    if config.level == "mixer":
+        part = make_mixer(run.layers[0], layer)
+        degenerate = part.card.family != "exact" and part.dense_at(n)
+    else:
+        part = make(run.block, Block, layer, partial(make_mixer, run.layers[0]))
+        degenerate = card(config).family != "exact" and part.dense_at(n)
+    return Subject(config, point, Part(part).to(device), device, degenerate)
+
+
+def _check_level(config: LengthsConfig) -> None:
+    run = config.run
+    if locate(run.backbone["_target_"], Backbone).card is not None:
+        raise Unsupported(f"{run.model} is a whole model: task.level=model")
+    if config.level == "mixer" and locate(run.block["_target_"], Block).card is not None:
+        raise Unsupported(f"{run.model} is a block: task.level=block or model")
+    if len({str(layer) for layer in run.layers}) > 1:
+        raise Unsupported("a hybrid has several mixers: task.level=model")
+    mixer_class(run.layers[0])
+
+
+def _grid(n: int) -> tuple[int, int]:
+    """The most nearly square grid of that many positions."""
+    rows = next(r for r in range(int(n**0.5), 0, -1) if n % r == 0)
+    return rows, n // rows

@@ -1,0 +1,184 @@
+"""The table of the LRA paper's Table 2 kind: training steps a second and peak memory at 1K to 4K,
+relative to the Transformer, measured beside published."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lra.results.packs import device_slug
+from lra.results.published import reference
+from lra.results.schema import LengthRow, PublishedRow
+from plots.length_entries import PASSES, Series, View
+from plots.length_notes import conditions, samples
+from plots.sources import Sources
+from plots.tables import MISSING, Table, number, write_tables
+from plots.time_vs_length import measured as timed
+
+THOUSANDS = (1, 2, 3, 4)
+PASS = "step"
+TASK = "text"
+CSV_COLUMNS = (
+    "device", "level", "dtype", "sizes", "model", "family", "causal", "length", "status",
+    "steps_per_s", "times_faster", "published_times_faster", "peak_mem_mib", "memory_ratio",
+    "published_memory_ratio", "published_source",
+)  # fmt: skip
+
+
+def write(views: Sequence[View], published: Sequence[PublishedRow], out: Path) -> list[Path]:
+    """``speed_table_<level>_<dtype>`` as .md, .tex and .csv in the folder of each device, where
+    training steps were timed at some of the lengths."""
+    written = []
+    for view in views:
+        if lengths(view):
+            path = out / device_slug(view.device) / f"speed_table_{view.suffix}"
+            tables = [speed(view, published), memory(view, published)]
+            written += write_tables(path, tables, CSV_COLUMNS, records(view, published))
+    return written
+
+
+def lengths(view: View) -> dict[int, int]:
+    """Measured length by thousands: 1,024 or 1,000 is 1K."""
+    tried = {row.length for one in view.of_pass(PASS) for row in one.rows}
+    found = {k: next((n for n in (1024 * k, 1000 * k) if n in tried), None) for k in THOUSANDS}
+    return {k: n for k, n in found.items() if n is not None}
+
+
+def speed(view: View, published: Sequence[PublishedRow]) -> Table:
+    """Steps a second, how many times the transformer's, and what was published of that."""
+    return _table(view, published, "steps/s", steps_per_s, faster, "steps_per_s")
+
+
+def memory(view: View, published: Sequence[PublishedRow]) -> Table:
+    """Peak memory, its share of the transformer's, and what was published of that."""
+    return _table(view, published, "peak MiB", peak, larger, "peak_mem")
+
+
+def steps_per_s(row: LengthRow) -> float | None:
+    time = timed(row)
+    return None if time is None else 1000 / time[0]
+
+
+def peak(row: LengthRow) -> float | None:
+    return row.peak_mem_mib
+
+
+def faster(mine: LengthRow | None, base: LengthRow | None) -> float | None:
+    """How many times the steps a second of the baseline."""
+    return _ratio(mine, base, steps_per_s)
+
+
+def larger(mine: LengthRow | None, base: LengthRow | None) -> float | None:
+    """How many times the memory of the baseline."""
+    return _ratio(mine, base, peak)
+
+
+def _ratio(
+    mine: LengthRow | None, base: LengthRow | None, value: Callable[[LengthRow], float | None]
+) -> float | None:
+    ours, theirs = (None if row is None else value(row) for row in (mine, base))
+    return ours / theirs if ours and theirs else None
+
+
+def _table(
+    view: View,
+    published: Sequence[PublishedRow],
+    unit: str,
+    value: Callable[[LengthRow], float | None],
+    ratio: Callable[[LengthRow | None, LengthRow | None], float | None],
+    metric: str,
+) -> Table:
+    sources, header, rows = Sources(), ["model"], []
+    for k in lengths(view):
+        header += [f"{k}K {unit}", "×", "published ×"]
+    for one in view.of_pass(PASS):
+        cells = [one.name + " †" * any(row.degenerate for row in one.rows)]
+        for k, n in lengths(view).items():
+            row, base = _at(one, n), _at(_baseline(view, one), n)
+            times = ratio(row, base)
+            cells += [
+                _value(row, value),
+                MISSING if times is None else f"{times:.2f}",
+                _cited(sources, _relative(published, one.first.model, f"{metric}@{k}K")),
+            ]
+        rows.append(cells)
+    what = "Training steps a second" if metric == "steps_per_s" else "Peak memory of a step"
+    title = f"{what} and multiples of the transformer's, {view.setting.sizes}"
+    return Table(title, header, rows, [*_notes(view), *sources.notes()])
+
+
+def _cited(sources: Sources, known: tuple[PublishedRow, float] | None) -> str:
+    return MISSING if known is None else sources.cite(known[0], lambda _: f"{known[1]:.2f}")
+
+
+def _notes(view: View) -> list[str]:
+    shown = view.of_pass(PASS)
+    bases = [base for one in shown if (base := _baseline(view, one))]
+    notes = [
+        f"Measured on {conditions(view, f'{PASSES[PASS]}, medians of {samples(shown)} calls')}.",
+        "×: multiple of the transformer with fused attention (SDPA); published ×: multiple of "
+        "the source's own Transformer, which materialises its scores, at its sizes and device.",
+    ]
+    if not bases:
+        notes.append("The transformer with fused attention was not measured: no multiples.")
+    other = [o.name for o in shown if (b := _baseline(view, o)) and
+             b.first.causal != o.first.causal]  # fmt: skip
+    if other:
+        notes.append(f"Compared with a transformer of the other causality, the only one measured: "
+                     f"{', '.join(other)}.")  # fmt: skip
+    if any(row.degenerate for one in shown for row in one.rows):
+        notes.append("† dense softmax attention at some of these lengths.")
+    return notes
+
+
+def _baseline(view: View, one: Series) -> Series | None:
+    return view.baseline("fused", PASS, one.first.causal)
+
+
+def _at(one: Series | None, length: int) -> LengthRow | None:
+    return next((row for row in one.rows if row.length == length), None) if one else None
+
+
+def _value(row: LengthRow | None, value: Callable[[LengthRow], float | None]) -> str:
+    """The number; how it ended where there is none."""
+    if row is None:
+        return MISSING
+    found = value(row)
+    if found is not None:
+        return number(found, 1 if found >= 10 else 2)
+    return row.status if row.status != "ok" else MISSING
+
+
+def _relative(
+    published: Sequence[PublishedRow], model: str, metric: str
+) -> tuple[PublishedRow, float] | None:
+    """The source's number, and how many times that of the same source's Transformer it is."""
+    row, base = (reference(published, name, TASK, metric) for name in (model, "transformer"))
+    if row is None or base is None or row.source != base.source:
+        return None
+    return (row, row.value / base.value) if row.value and base.value else None
+
+
+def records(view: View, published: Sequence[PublishedRow]) -> list[list[object]]:
+    """The same, one model and length a line, unrounded."""
+    found: list[list[object]] = []
+    for one in view.of_pass(PASS):
+        for k, n in lengths(view).items():
+            row, base = _at(one, n), _at(_baseline(view, one), n)
+            theirs = [
+                _relative(published, one.first.model, f"{metric}@{k}K")
+                for metric in ("steps_per_s", "peak_mem")
+            ]
+            source = next((known[0].source for known in theirs if known), None)
+            speed_ratio, memory_ratio = (known[1] if known else None for known in theirs)
+            found.append([
+                view.device, view.setting.level, view.setting.dtype, view.setting.sizes, one.name,
+                one.first.family, one.first.causal, n, row.status if row else None,
+                row and steps_per_s(row), faster(row, base), speed_ratio, row and peak(row),
+                larger(row, base), memory_ratio, source,
+            ])  # fmt: skip
+    return found
+
+
+if __name__ == "__main__":
+    from plots.__main__ import main
+
+    raise SystemExit(main("speed_table"))

@@ -12,8 +12,17 @@ from kernels.dispatch import Op
 
 OP = Op(
     "attention",
-    backends=("reference", "eager", "compile", "sdpa"),
-    auto={"cpu": ("sdpa", "eager"), "cuda": ("sdpa", "eager")},
+    backends=(
+        "reference",
+        "eager",
+        "compile",
+        "sdpa",
+        "triton",
+        "flex",
+        "flash_attn",
+        "xformers",
+    ),  # fmt: skip
+    auto={"cpu": ("sdpa", "eager"), "cuda": ("flash_attn", "sdpa", "triton", "eager")},
 )
 
 Output = Float[Tensor, "B H N V"]
@@ -85,7 +94,7 @@ def attention(
         dropout_p: probability that a weight is dropped (the rest grows by 1 / (1 - p)).
         return_lse: also return the log of the softmax denominator, before dropout, differentiable,
             in fp32 or wider.
-        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``sdpa``.
+        backend: ``auto`` or one of ``OP.backends``.
 
     Returns:
         The output, or (output, log-sum-exp).

@@ -12,8 +12,8 @@ from kernels.dispatch import Op
 
 OP = Op(
     "block_sparse_attention",
-    backends=("reference", "eager"),
-    auto={"cpu": ("eager",), "cuda": ("eager",)},
+    backends=("reference", "eager", "compile", "triton"),
+    auto={"cpu": ("eager",), "cuda": ("triton", "eager")},
 )
 
 
@@ -70,7 +70,7 @@ def block_sparse_attention(
         scale: of the dot products; 1 / sqrt(K) if None.
         return_lse: also return the log of the softmax denominator, differentiable, in fp32 or
             wider.
-        backend: ``auto``, ``reference`` or ``eager``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``triton``.
 
     Returns:
         The output, or (output, log-sum-exp).

@@ -13,8 +13,8 @@ from kernels.dispatch import Op
 
 OP = Op(
     "merge_attention",
-    backends=("reference", "eager"),
-    auto={"cpu": ("eager",), "cuda": ("eager",)},
+    backends=("reference", "eager", "compile", "triton"),
+    auto={"cpu": ("eager",), "cuda": ("triton", "eager")},
 )
 
 
@@ -36,7 +36,7 @@ def merge_attention(
     Args:
         outputs: of the P >= 1 parts, of one dtype and device.
         lses: their log-sum-exps, in any floating dtype.
-        backend: ``auto``, ``reference`` or ``eager``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``triton``.
 
     Returns:
         Output in the dtype of the outputs, log-sum-exp in that of the log-sum-exps.

@@ -1,0 +1,50 @@
+"""Block-sparse attention in Triton: attention's kernels along the lists of a layout; compiled and
+emulated so far."""
+
+import torch
+from torch import Tensor
+
+from kernels.attention.triton_ import FlashAttention, Lists, Plan, supports_tensors
+from kernels.block_sparse_attention.layout import Layout
+from kernels.triton_tools import available as available
+
+# of which the kernels can take whole tiles
+BLOCKS = (16, 32, 64, 128, 256)
+
+
+def supports(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: Layout,
+    key_mask: Tensor | None,
+    scale: float,
+    return_lse: bool,
+) -> str | None:
+    """Why the kernels cannot do this call, or None."""
+    if layout.block not in BLOCKS:
+        sizes = ", ".join(map(str, BLOCKS))
+        return f"its blocks have {sizes} positions, not {layout.block}"
+    return supports_tensors(q, v)
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    layout: Layout,
+    key_mask: Tensor | None,
+    scale: float,
+    return_lse: bool,
+) -> Tensor | tuple[Tensor, Tensor]:
+    lists = Lists(
+        layout.block,
+        layout.heads,
+        (layout.offsets, layout.indices, layout.mask_ids),
+        layout.transposed(),
+        layout.masks.view(torch.uint8),
+    )
+    out, lse = FlashAttention.apply(q, k, v, Plan(scale, key_mask=key_mask, lists=lists))
+    return (out, lse) if return_lse else out

@@ -1,0 +1,56 @@
+"""Merged attention in Triton, emulated: parts that saw nothing, gradients of both inputs."""
+
+import functools
+
+import pytest
+import torch
+
+from kernels.errors import Unsupported
+from kernels.merge_attention import merge_attention
+from kernels.tolerance import check, poisoned
+
+
+def draw(parts, n, v):
+    """Some parts have seen no key; of one row none has."""
+    generator = torch.Generator().manual_seed(0)
+    outputs = torch.randn(parts, 2, 3, n, v, generator=generator, dtype=torch.float64)
+    lses = 3 * torch.randn(parts, 2, 3, n, generator=generator, dtype=torch.float64)
+    hidden = torch.rand(lses.shape, generator=generator) < 0.2
+    hidden[:, 0, 0, 0] = True
+    return {"outputs": outputs, "lses": lses.masked_fill(hidden, -torch.inf)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("parts,n,v", [(1, 1, 5), (3, 63, 16), (2, 20, 130)])
+def test_close_to_the_truth(parts, n, v, dtype):
+    pair = (functools.partial(merge_attention, backend=b) for b in ("triton", "reference"))
+    with poisoned():
+        check(*pair, draw(parts, n, v), dtype=dtype)
+
+
+def test_a_part_that_has_seen_nothing_is_not_looked_at():
+    x = {name: t.float() for name, t in draw(3, 6, 4).items()}
+    x["lses"][1], x["outputs"][1] = -torch.inf, torch.nan
+    x = {name: t.requires_grad_() for name, t in x.items()}
+    y, lse = merge_attention(**x, backend="triton")
+    wanted = merge_attention(x["outputs"][[0, 2]], x["lses"][[0, 2]], backend="reference")
+    torch.testing.assert_close((y, lse), wanted)
+    for grad in torch.autograd.grad((y, lse), list(x.values()), (y, torch.ones_like(lse))):
+        assert grad.isfinite().all() and (grad[1] == 0).all()
+
+
+def test_nan_does_not_become_zero():
+    x = {name: t.float().nan_to_num(neginf=-4) for name, t in draw(2, 4, 3).items()}
+    x["outputs"][0, 0, 0, 1] = torch.nan
+    x["lses"][1, 0, 0, 3] = torch.nan
+    y, lse = merge_attention(**x, backend="triton")
+    assert y[0, 0, [1, 3]].isnan().all() and lse[0, 0, 3].isnan()
+    assert y[0, 0, 2].isfinite().all()
+
+
+def test_refusals():
+    with pytest.raises(Unsupported, match="no fp64"):
+        merge_attention(**draw(2, 3, 4), backend="triton")
+    wide = {name: t.float() for name, t in draw(2, 3, 513).items()}
+    with pytest.raises(Unsupported, match="at most 512 wide, not 513"):
+        merge_attention(**wide, backend="triton")

@@ -68,7 +68,7 @@ def make_model(config: RunConfig, spec: ModelSpec) -> Model:
         UserError: a class, knob or combination does not exist.
         Unsupported: the system does not do that.
     """
-    with _as_user_error():
+    with as_user_error():
         layers = [(config.block, mixer) for mixer in config.layers]
         return build_model(spec, backbone=config.backbone, layers=layers)
 
@@ -116,7 +116,7 @@ def _transformer(spec: ModelSpec) -> Model:
 
 
 @contextlib.contextmanager
-def _as_user_error() -> Iterator[None]:
+def as_user_error() -> Iterator[None]:
     """What a constructor refuses is the user's to mend; ``Unsupported`` stays itself."""
     from kernels.errors import Unsupported
 

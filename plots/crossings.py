@@ -1,6 +1,6 @@
 """From which length each system beats the transformer: what the figure and the tables show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from lra.results.crossover import Crossover, memory_crossover, time_crossover
@@ -11,7 +11,15 @@ MEASURES: dict[str, Callable[..., Crossover]] = {
     "time": time_crossover,
     "memory": memory_crossover,
 }
-KINDS: dict[Kind, str] = {"fused": "fused attention (SDPA)", "naive": "naive softmax attention"}
+BASELINE_TITLES: dict[Kind, str] = {
+    "fused": "fused attention (SDPA)",
+    "naive": "naive softmax attention",
+}
+NOISE = (
+    "Intervals are of the noise within a cell, by Student's t of its samples; drift from one cell "
+    "to the next is not in them."
+)
+DENSE = "† dense softmax attention at some lengths, which count for no answer."
 
 
 @dataclass(frozen=True)
@@ -37,34 +45,47 @@ class Crossing:
         """Whether one of the two is causal and the other is not."""
         return self.system.first.causal != self.baseline.first.causal
 
+    @property
+    def other_variant(self) -> bool:
+        """Whether the two depart from the recipe in other ways."""
+        return self.system.first.variant != self.baseline.first.variant
+
 
 def crossings(view: View, kind: Kind) -> list[Crossing]:
     """All systems against the baseline that looks the same way, or the other if there is none."""
     found = []
     for one in view.series:
-        base = view.baseline(kind, one.first.pass_, one.first.causal)
-        if base is None or base.rows == one.rows or one.first.pass_ == "decode":
+        row = one.first
+        base = view.baseline(kind, row.pass_, row.causal, row.variant)
+        if base is None or base.rows == one.rows or row.pass_ == "decode":
             continue
         for measure, compare in MEASURES.items():
             found.append(Crossing(one, base, kind, measure, compare(one.rows, base.rows)))
     return found
 
 
+def dense(found: Sequence[Crossing]) -> set[str]:
+    """Names of the systems that are dense attention in disguise at some length."""
+    return {one.system.name for one in found if any(row.degenerate for row in one.system.rows)}
+
+
 def said(answer: Crossover) -> str:
-    """The answer in a cell: ``2.1K (1.9K to 2.4K)``."""
-    assert answer.last is not None or answer.kind == "no common lengths"
-    if answer.kind == "always":
-        return f"from {short(answer.first or 0)} on"
+    """The answer in a cell: ``2.1K (1.9K to 2.4K)``; how far it holds where that is less far than
+    the baseline goes."""
+    if answer.kind == "no common lengths":
+        return answer.kind
+    assert answer.first is not None and answer.last is not None
     if answer.kind == "never":
-        return f"never up to {short(answer.last or 0)}"
-    if answer.kind == "crosses" and answer.length is not None:
-        about = rounded(answer.length)
-        if answer.low == answer.high:
-            return about
-        return f"{about} ({_ends(answer)})"
+        return f"never up to {short(answer.last)}"
+    text = f"from {short(answer.first)} on"
     if answer.kind == "not resolvable":
-        return f"not resolvable ({_ends(answer)})"
-    return answer.kind
+        text = f"not resolvable ({_ends(answer)})"
+    elif answer.length is not None:
+        text = rounded(answer.length)
+        if answer.low is None or answer.low != answer.high:
+            text += f" ({_ends(answer)})"
+    end = f", up to {short(answer.last)}"
+    return text + end * (answer.longest is not None and answer.last < answer.longest)
 
 
 def _ends(answer: Crossover) -> str:
@@ -80,16 +101,23 @@ def rounded(length: float) -> str:
     return f"{length / 1024:.1f}".removesuffix(".0") + "K"
 
 
-def directions(found: Sequence[Crossing]) -> list[str]:
-    """Which systems had to be compared with a transformer that looks the other way."""
+def differences(found: Sequence[Crossing]) -> list[str]:
+    """Which systems had to be compared with a transformer that looks the other way, or of another
+    recipe."""
     notes = []
     for causal in (True, False):
-        names = dict.fromkeys(
-            one.system.name.replace("_", " ") for one in found
-            if one.other_direction and one.system.first.causal == causal
-        )  # fmt: skip
+        names = _names(
+            one for one in found if one.other_direction and one.system.first.causal == causal
+        )
         if names:
             mine, other = ("Causal", "bidirectional") if causal else ("Bidirectional", "causal")
             notes.append(f"{mine}, but compared with the {other} transformer, the only one "
-                         f"measured: {', '.join(names)}.")  # fmt: skip
+                         f"measured: {names}.")  # fmt: skip
+    if names := _names(one for one in found if one.other_variant):
+        notes.append(f"Compared with a transformer of another recipe, the only one measured: "
+                     f"{names}.")  # fmt: skip
     return notes
+
+
+def _names(found: Iterable[Crossing]) -> str:
+    return ", ".join(dict.fromkeys(one.system.name.replace("_", " ") for one in found))

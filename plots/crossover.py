@@ -13,8 +13,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from lra.results.packs import device_slug
 from lra.results.schema import FAMILIES
-from plots.crossings import KINDS, Crossing, crossings, directions
-from plots.length_entries import PASSES, Kind, View
+from plots.crossings import (
+    BASELINE_TITLES,
+    DENSE,
+    NOISE,
+    Crossing,
+    crossings,
+    dense,
+    differences,
+)
+from plots.length_entries import PASSES, View
 from plots.length_notes import conditions, samples
 from plots.length_panels import DARK, LINE, TOP, WIDTH, add_foot, short
 from plots.style import LINE_COLOURS, save, style
@@ -26,21 +34,22 @@ PALE = "#9a9a9a"
 
 def write(views: Sequence[View], out: Path) -> list[Path]:
     """``crossover_<level>_<dtype>`` as .png and .svg in the folder of each device; against naive
-    attention where fused was not measured."""
+    attention in passes in which fused was not measured."""
     written = []
     for view in views:
-        found, kind = compared(view)
+        found = compared(view)
         if found:
             with style():
                 path = out / device_slug(view.device) / f"crossover_{view.suffix}"
-                written += save(chart(view, found, kind), path)
+                written += save(chart(view, found), path)
     return written
 
 
-def compared(view: View) -> tuple[list[Crossing], Kind]:
-    """The cross-overs against fused attention, or against naive where only that is there."""
+def compared(view: View) -> list[Crossing]:
+    """The cross-overs against fused attention; in passes without it against naive."""
     fused = crossings(view, "fused")
-    return (fused, "fused") if fused else (crossings(view, "naive"), "naive")
+    there = {one.pass_ for one in fused}
+    return [*fused, *(one for one in crossings(view, "naive") if one.pass_ not in there)]
 
 
 def columns(found: Sequence[Crossing]) -> list[tuple[str, str]]:
@@ -49,7 +58,7 @@ def columns(found: Sequence[Crossing]) -> list[tuple[str, str]]:
     return [*(("time", pass_) for pass_ in passes), ("memory", passes[-1])]
 
 
-def chart(view: View, found: Sequence[Crossing], kind: Kind) -> Figure:
+def chart(view: View, found: Sequence[Crossing]) -> Figure:
     """Models down, measures across."""
     names = list(dict.fromkeys(one.system.name for one in found))
     shown = columns(found)
@@ -65,22 +74,36 @@ def chart(view: View, found: Sequence[Crossing], kind: Kind) -> Figure:
     figure = Figure(figsize=(WIDTH, height), dpi=72)
     axes = figure.subplots(
         1, len(shown), sharex=True, sharey=True, squeeze=False,
-        gridspec_kw={"left": (4.4 * max(map(len, names)) + 14) / 72 / WIDTH, "right": 0.985,
+        gridspec_kw={"left": (4.4 * max(map(len, names)) + 22) / 72 / WIDTH, "right": 0.985,
                      "top": 1 - top / height, "bottom": bottom / height, "wspace": 0.08},
     )[0]  # fmt: skip
-    ends = [end for one in found for end in (one.answer.first, one.answer.last) if end]
-    first, last = min(ends, default=1), max(ends, default=2)
-    for ax, (measure, pass_) in zip(axes, shown, strict=True):
-        ax.set_title(fill(f"{measure}: {PASSES[pass_]}", 15), loc="left", fontsize=8.5)
-        for one in found:
-            if (one.measure, one.pass_) == (measure, pass_):
-                _answer(ax, one, names.index(one.system.name), first, last)
-    _scale(axes, names, found, first, last)
-    title = f"From which length on: less time or memory than {KINDS[kind]}"
+    _fill(axes, found, shown, names)
+    kinds = list(dict.fromkeys(one.kind for one in found))
+    against = BASELINE_TITLES[kinds[0]] if len(kinds) == 1 else "fused or naive attention"
+    title = f"From which length on: less time or memory than {against}"
     figure.text(0.012, 1 - 0.22 / height, title, fontsize=10.5, fontweight="bold")
     figure.text(0.012, 1 - 0.3 / height, "\n".join(head), fontsize=8.5, va="top")
     add_foot(figure, legend, COLUMNS, below)
     return figure
+
+
+def _fill(
+    axes: Sequence[Axes],
+    found: Sequence[Crossing],
+    shown: Sequence[tuple[str, str]],
+    names: Sequence[str],
+) -> None:
+    """Every panel; where not all are against the same attention each says against which."""
+    ends = [end for one in found for end in (one.answer.first, one.answer.last) if end]
+    first, last = min(ends, default=1), max(ends, default=2)
+    kinds = {one.pass_: one.kind for one in found}
+    for ax, (measure, pass_) in zip(axes, shown, strict=True):
+        against = f" ({kinds[pass_]})" * (len(set(kinds.values())) > 1)
+        ax.set_title(fill(f"{measure}: {PASSES[pass_]}{against}", 16), loc="left", fontsize=8.5)
+        for one in found:
+            if (one.measure, one.pass_) == (measure, pass_):
+                _answer(ax, one, names.index(one.system.name), first, last)
+    _scale(axes, names, found, first, last)
 
 
 def edges(first: int, last: int) -> tuple[float, float]:
@@ -126,7 +149,8 @@ def _scale(
         ax.set_xlabel("length N")
         ax.tick_params(axis="y", length=0)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    axes[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    labels = [name.replace("_", " ") + " †" * (name in dense(found)) for name in names]
+    axes[0].set_yticks(range(len(names)), labels)
     for label, name in zip(axes[0].get_yticklabels(), names, strict=True):
         label.set_color(DARK)
         # the family's colour would be too pale for letters
@@ -158,7 +182,7 @@ def _legend(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list
 
 
 def _notes(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[str]:
-    """Comparisons across directions, and what must be known of single answers."""
+    """How to read it, comparisons of unlike systems, and what must be known of single answers."""
     groups: dict[str, list[str]] = {}
     for one in found:
         if (one.measure, one.pass_) in shown:
@@ -168,7 +192,7 @@ def _notes(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[
                 if name not in names:
                     names.append(name)
     several = len({one.system.name for one in found}) // 2
-    notes = directions(found)
+    notes = [NOISE, *[DENSE] * bool(dense(found)), *differences(found)]
     for note, names in groups.items():
         who = "most" if len(names) > max(several, 3) else ", ".join(names)
         notes.append(f"{note[0].upper()}{note[1:]}: {who}.")

@@ -60,10 +60,17 @@ def chart(view: View, shown: Sequence[Series], decoding: Sequence[Series]) -> Fi
         panels = [[Panel("", reference_lines(view, decoding, q), q.unit) for q in COLUMNS]]
     said = f"median and 20-80 % band of {samples(decoding)} tokens"
     lines = [line for row in panels for panel in row for line in panel.lines]
-    without = [one for one in shown if one not in decoding]
-    below = notes(view, decoding, measured, doubt)
+    without = [one for one in shown if all(row.status == "unsupported" for row in one.rows)]
+    below = notes(view, [one for one in shown if one not in without], measured, doubt)
+    stateless = [
+        one.name.replace("_", " ") for one in decoding
+        if any(row.status == "ok" and state(row) is None for row in one.rows)
+    ]  # fmt: skip
+    if stateless:
+        below.append(f"State empty or not known at some lengths: {', '.join(stateless)}.")
     if without:
-        below.append(f"Without a state to decode with: {len(without)} systems.")
+        systems = f"{len(without)} system{'s' * (len(without) > 1)}"
+        below.append(f"Without a state to decode with: {systems}.")
     title = f"One token after N others, {LEVELS[view.setting.level]}: time and state"
     return draw(
         title, conditions(view, said), panels, legend(lines), below, share="col", labels=True

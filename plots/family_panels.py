@@ -118,12 +118,14 @@ def line(
         if value is not None:
             points.append(Point(row.length, *value, marker, hollow=bool(row.degenerate)))
         elif guess:
-            dashed.append((row.length, guess))
+            hollow = bool(row.degenerate)
+            dashed.append(Point(row.length, guess, guess, guess, marker, hollow))
     ends = []
     last = points[-1].length if points else 0
     failed = [row for row in one.rows if row.status in END_MARKERS and row.length > last]
     for row in failed[:1]:
-        guess = dict(dashed).get(row.length) or extrapolated(points, row.length)
+        predicted = {point.length: point.value for point in dashed}
+        guess = predicted.get(row.length) or extrapolated(points, row.length)
         if guess is not None:
             ends.append(End(row.length, guess, END_MARKERS[row.status][0]))
     return Line(name or one.name, colour, points, dashed, ends, reference)
@@ -146,7 +148,7 @@ def legend(lines: Sequence[Line]) -> list[Line2D]:
         for kind, (colour, dashes, label) in REFERENCES.items() if kind in names
     ]  # fmt: skip
     grey: dict[str, Any] = {"color": "#777777", "linestyle": ""}
-    if any(point.hollow for line in lines for point in line.points):
+    if any(point.hollow for line in lines for point in (*line.points, *line.dashed)):
         handles.append(Line2D([], [], marker="o", markerfacecolor="white",
                               label="dense at this length", **grey))  # fmt: skip
     if any(line.dashed for line in lines):

@@ -17,6 +17,8 @@ def counted(row: LengthRow) -> tuple[float, float, float] | None:
 
 def uncounted(row: LengthRow) -> str | None:
     """How much of it is not counted."""
+    if row.gflop == 0:
+        return "not drawn, no operation counted"
     if row.flop_coverage is None or row.flop_coverage == 1:
         return None
     return f"not drawn, {row.flop_coverage:.0%} of it counted"

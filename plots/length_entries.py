@@ -15,12 +15,12 @@ PASSES = {
 }  # fmt: skip
 LEVELS = {"mixer": "bare mixer", "block": "one block", "model": "whole model"}
 BASELINE = "transformer"
-# the backend of the baseline's attention, by kind
-BASELINES = {"fused": "attention=sdpa", "naive": "attention=reference"}
-
-KINDS = {backend: kind for kind, backend in BASELINES.items()}
-
 Kind = Literal["fused", "naive"]
+# the backend of the baseline's attention, by kind
+BASELINES: dict[Kind, str] = {"fused": "attention=sdpa", "naive": "attention=reference"}
+KIND_OF = {backend: kind for kind, backend in BASELINES.items()}
+# kind, pass, causality, what departs from the recipe
+Baseline = tuple[Kind, str, bool, str]
 
 
 @dataclass(frozen=True, order=True)
@@ -32,14 +32,15 @@ class Setting:
     dim: int
     heads: int
     layers: int
+    protocol: str
     batching: str
 
     @property
     def sizes(self) -> str:
         layers = f", {self.layers} layers" if self.level == "model" else ""
         return (
-            f"{LEVELS.get(self.level, self.level)}, {self.dtype}, {self.batching}, width "
-            f"{self.dim}, {self.heads} heads{layers}"
+            f"protocol {self.protocol}, {LEVELS.get(self.level, self.level)}, {self.dtype}, "
+            f"{self.batching}, width {self.dim}, {self.heads} heads{layers}"
         )
 
 
@@ -71,14 +72,14 @@ class View:
 
     Attributes:
         suffix: what its files are called.
-        baselines: the transformer by kind, pass and causality; those of other views too.
+        baselines: the transformer; those of other views too.
     """
 
     device: str
     setting: Setting
     suffix: str
     series: tuple[Series, ...]
-    baselines: Mapping[tuple[Kind, str, bool], Series]
+    baselines: Mapping[Baseline, Series]
 
     def of_pass(self, pass_: str) -> list[Series]:
         """Series of one pass, by family and name."""
@@ -93,13 +94,23 @@ class View:
         """Whether all in it are causal."""
         return all(one.first.causal for one in self.series)
 
-    def baseline(self, kind: Kind, pass_: str, causal: bool) -> Series | None:
-        """The transformer that looks the same way; else the one that looks the other way."""
-        same = self.baselines.get((kind, pass_, causal))
-        return same or self.baselines.get((kind, pass_, not causal))
+    def baseline(
+        self, kind: Kind, pass_: str, causal: bool, variant: str | None = None
+    ) -> Series | None:
+        """The transformer that looks the same way; else the one that looks the other way.
+
+        Args:
+            variant: what departs from the recipe, where the same is preferred; else what departs
+                least is.
+        """
+        found = {key[2:]: one for key, one in self.baselines.items() if key[:2] == (kind, pass_)}
+        order = sorted(found, key=lambda key: (key[0] != causal, key[1] != variant, key[1]))
+        return found[order[0]] if order else None
 
     def is_baseline(self, one: Series) -> bool:
-        return any(one.rows == other.rows for other in self.baselines.values())
+        """Whether it is drawn as what the others are compared with."""
+        drawn = (self.baseline(kind, one.first.pass_, self.causal) for kind in BASELINES)
+        return any(base is not None and base.rows == one.rows for base in drawn)
 
     @property
     def rows(self) -> list[LengthRow]:
@@ -116,11 +127,10 @@ def views(rows: Iterable[LengthRow]) -> list[View]:
     for device, of_device in by_device(rows).items():
         settings = _settings(of_device)
         for setting, members in settings.items():
-            alike = sum((o.level, o.dtype) == (setting.level, setting.dtype) for o in settings) > 1
-            suffix = f"{setting.level}_{setting.dtype}" + _sizes(setting) * alike
             baselines = _baselines(series(members))
             for more, seen in _directions(members).items():
-                found.append(View(device, setting, suffix + more, tuple(series(seen)), baselines))
+                suffix = _suffix(setting, settings) + more
+                found.append(View(device, setting, suffix, tuple(series(seen)), baselines))
     return found
 
 
@@ -134,7 +144,7 @@ def series(rows: Iterable[LengthRow]) -> list[Series]:
         found_variants = variants(of_model)
         for one, differing in zip(found_variants, names(found_variants), strict=True):
             if model == BASELINE:
-                differing = [KINDS.get(part, part) for part in differing]
+                differing = [KIND_OF.get(part, part) for part in differing]
             by_pass: dict[str, list[LengthRow]] = defaultdict(list)
             for row in one.rows:
                 by_pass[row.pass_].append(row)
@@ -154,10 +164,10 @@ def _one(name: str, rows: Sequence[LengthRow]) -> Series:
 
 
 def _settings(rows: Sequence[LengthRow]) -> dict[Setting, list[LengthRow]]:
-    found: dict[tuple[str, str, int, int, int], list[LengthRow]] = defaultdict(list)
+    found: dict[tuple[str, str, int, int, int, str], list[LengthRow]] = defaultdict(list)
     for row in rows:
         dtype = row.dtype or "unknown"
-        found[row.level, dtype, row.dim, row.heads, row.layers].append(row)
+        found[row.level, dtype, row.dim, row.heads, row.layers, row.protocol].append(row)
     return {
         Setting(*sizes, batching): same for sizes in sorted(found)
         for batching, same in sorted(batchings(found[sizes]).items())
@@ -181,6 +191,14 @@ def batchings(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:
     return found
 
 
+def _suffix(setting: Setting, among: Iterable[Setting]) -> str:
+    """Level and dtype; protocol and sizes where others of these have another one."""
+    alike = [o for o in among if (o.level, o.dtype) == (setting.level, setting.dtype)]
+    protocol = f"_{setting.protocol}" * (len({o.protocol for o in alike}) > 1)
+    sizes = _sizes(setting) * (len({_sizes(o) for o in alike}) > 1)
+    return f"{setting.level}_{setting.dtype}{protocol}{sizes}"
+
+
 def _sizes(setting: Setting) -> str:
     batching = setting.batching.replace("batch ", "b").replace(" tokens", "t").replace(",", "")
     return f"_{batching}d{setting.dim}h{setting.heads}l{setting.layers}"
@@ -197,19 +215,19 @@ def _directions(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:
     }
 
 
-def _baselines(found: Iterable[Series]) -> dict[tuple[Kind, str, bool], Series]:
+def kind_of(row: LengthRow) -> Kind | None:
+    """The transformer's attention at this length; None of other systems and backends."""
+    ops = (row.backend or "").split(",") if row.model == BASELINE else []
+    return next((kind for kind, backend in BASELINES.items() if backend in ops), None)
+
+
+def _baselines(found: Iterable[Series]) -> dict[Baseline, Series]:
     """The transformer in each pass; of several with that backend the one of most lengths."""
-    best: dict[tuple[Kind, str, bool], Series] = {}
-    kinds: tuple[Kind, ...] = ("fused", "naive")
+    best: dict[Baseline, Series] = {}
     for one in found:
-        row = one.first
-        for kind in kinds:
-            if row.model == BASELINE and BASELINES[kind] in _backends(one):
-                key = (kind, row.pass_, row.causal)
-                if key not in best or len(best[key].timed) < len(one.timed):
-                    best[key] = one
+        first = one.first
+        for kind in {kind for row in one.rows if (kind := kind_of(row)) is not None}:
+            key = (kind, first.pass_, first.causal, first.variant)
+            if key not in best or len(best[key].timed) < len(one.timed):
+                best[key] = one
     return best
-
-
-def _backends(one: Series) -> set[str]:
-    return {op for row in one.rows for op in (row.backend or "").split(",")}

@@ -1,7 +1,7 @@
 """What stands below a figure against length: what it does not show, and what to know of it."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lra.results.schema import LengthRow
 from plots.length_entries import Series, View
@@ -19,10 +19,15 @@ def conditions(view: View, said: str) -> str:
 
 def samples(shown: Iterable[Series]) -> str:
     """Numbers of samples in words."""
-    counts = sorted(row.n_samples for one in shown for row in one.timed if row.n_samples)
-    if not counts:
+    return counts(row for one in shown for row in one.timed)
+
+
+def counts(rows: Iterable[LengthRow]) -> str:
+    """The same of single rows."""
+    found = sorted(row.n_samples for row in rows if row.n_samples)
+    if not found:
         return "n unknown"
-    return f"n = {' to '.join(dict.fromkeys(map(str, (counts[0], counts[-1]))))}"
+    return f"n = {' to '.join(dict.fromkeys(map(str, (found[0], found[-1]))))}"
 
 
 def notes(
@@ -31,46 +36,68 @@ def notes(
     drawn: Callable[[LengthRow], object],
     doubt: Callable[[LengthRow], str | None],
 ) -> list[str]:
-    """Failed and missing lengths by model, what is doubtful, and which systems are causal.
+    """Failed and missing lengths by model, what was not tracked or is doubtful or dense, and which
+    systems are causal.
 
     Args:
         drawn: what is drawn of a row as measured, or None.
         doubt: why a row is not drawn although it did not fail, or not to be trusted.
     """
+    axis = sorted({row.length for one in shown for row in one.rows})
     failed: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    doubts: dict[str, list[str]] = defaultdict(list)
+    doubts, untracked = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for one in shown:
         for row in one.rows:
             if row.status != "ok" and drawn(row) is None:
                 failed[row.status][one.name].append(row.length)
             elif reason := doubt(row):
                 doubts[one.name].append(f"N={short(row.length)} {reason}")
-    found = [
-        f"{ENDS.get(status, status)}: {_listed(failed[status])}."
-        for status in (*ENDS, *sorted(set(failed) - set(ENDS))) if status in failed
-    ]  # fmt: skip
-    if missing := _missing(shown):
-        found.append(f"Not measured: {_listed(missing)}.")
-    if doubts:
-        said = "; ".join(
-            f"{name.replace('_', ' ')} ({_few(reasons)})" for name, reasons in doubts.items()
-        )
-        found.append(f"Doubtful: {said}.")
-    if repeated := {one.name: one.repeated for one in shown if one.repeated}:
-        found.append(f"Measured more than once, the newest is shown: {_listed(repeated)}.")
-    return [*found, *_causal(view, shown)]
+            elif drawn(row) is None:
+                untracked[one.name].append(f"N={short(row.length)} {_why(row)}".strip())
+    listed: dict[str, Mapping[str, Sequence[int]]] = {
+        **{ENDS.get(status, status): failed[status]
+           for status in (*ENDS, *sorted(set(failed) - set(ENDS)))},
+        "Not measured": _missing(shown),
+        "Dense softmax attention": {
+            o.name: [r.length for r in o.rows if r.degenerate] for o in shown
+        },
+        "Measured more than once, the newest is shown": {o.name: o.repeated for o in shown},
+    }  # fmt: skip
+    said = [(what, _listed(lengths, axis)) for what, lengths in listed.items()]
+    said += [("Not tracked", _reasons(untracked)), ("Doubtful", _reasons(doubts))]
+    return [*(f"{what}: {text}." for what, text in said if text), *_causal(view, shown)]
 
 
-def _listed(lengths: dict[str, list[int]] | dict[str, tuple[int, ...]]) -> str:
-    """``performer N=8K, 16K``; of many lengths the shortest and the longest."""
+def _why(row: LengthRow) -> str:
+    """Why an ``ok`` row has no memory or operations, as far as it says so."""
+    parts = (part.partition(": ") for part in (row.reason or "").split("; "))
+    return next((why for what, _, why in parts if what.startswith("no memory")), "")
+
+
+def _listed(lengths: Mapping[str, Sequence[int]], axis: Sequence[int]) -> str:
+    """``performer N=8K/16K``; of neighbours on the axis the shortest and the longest."""
     return ", ".join(
-        f"{name.replace('_', ' ')} N={_span(of_name)}" for name, of_name in lengths.items()
+        f"{name.replace('_', ' ')} N={_span(of_name, axis)}"
+        for name, of_name in lengths.items() if of_name
+    )  # fmt: skip
+
+
+def _span(lengths: Sequence[int], axis: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for n in sorted(set(lengths)):
+        if runs and axis.index(n) == axis.index(runs[-1][-1]) + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return "/".join(
+        f"{short(run[0])} to {short(run[-1])}" if len(run) > 2 else "/".join(map(short, run))
+        for run in runs
     )
 
 
-def _span(lengths: Sequence[int]) -> str:
-    ends = dict.fromkeys((lengths[0], lengths[-1]))
-    return (" to " if len(lengths) > 2 else "/").join(short(n) for n in ends)
+def _reasons(of: Mapping[str, Sequence[str]]) -> str:
+    """``performer (N=1K why, and 3 more)``, by model."""
+    return "; ".join(f"{name.replace('_', ' ')} ({_few(said)})" for name, said in of.items())
 
 
 def _few(reasons: Sequence[str]) -> str:

@@ -151,8 +151,12 @@ def _run(axes: Axes, line: Line, run: Sequence[Point]) -> None:
     )  # fmt: skip
     low, high = [p.low for p in run], [p.high for p in run]
     axes.fill_between(x, low, high, color=line.colour, alpha=0.25, linewidth=0)
-    for marker, hollow in dict.fromkeys((point.marker, point.hollow) for point in run):
-        alike = [point for point in run if (point.marker, point.hollow) == (marker, hollow)]
+    _markers(axes, line, run)
+
+
+def _markers(axes: Axes, line: Line, points: Sequence[Point]) -> None:
+    for marker, hollow in dict.fromkeys((point.marker, point.hollow) for point in points):
+        alike = [point for point in points if (point.marker, point.hollow) == (marker, hollow)]
         axes.plot(
             [point.length for point in alike], [point.value for point in alike], marker=marker,
             markersize=4.5, linestyle="", color=line.colour,
@@ -163,13 +167,15 @@ def _run(axes: Axes, line: Line, run: Sequence[Point]) -> None:
 def _unmeasured(axes: Axes, line: Line) -> None:
     """What was predicted, dashed, on from the last measured point before it; and the ends."""
     if line.dashed:
-        first = min(length for length, _ in line.dashed)
-        before = [(p.length, p.value) for p in line.points if p.length < first][-1:]
-        x, y = zip(*sorted([*before, *line.dashed]), strict=True)
+        first = min(point.length for point in line.dashed)
+        before = [point for point in line.points if point.length < first][-1:]
+        run = sorted([*before, *line.dashed], key=lambda point: point.length)
         axes.plot(
-            x, y, color=line.colour, linewidth=2.0 if line.reference else 1.0, linestyle=DASHED,
+            [point.length for point in run], [point.value for point in run], color=line.colour,
+            linewidth=2.0 if line.reference else 1.0, linestyle=DASHED,
             gid=f"{line.name} predicted", zorder=1.5,
         )  # fmt: skip
+        _markers(axes, line, [point for point in line.dashed if point.hollow])
     for end in line.ends:
         axes.plot(
             end.length, end.value, marker=end.marker, markersize=6.5, markeredgewidth=1.6,

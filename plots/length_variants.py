@@ -1,4 +1,4 @@
-"""What tells systems of one model apart: causality, backends, knobs."""
+"""What tells systems of one model apart: causality, backends, knobs, changes of the recipe."""
 
 import json
 from collections import defaultdict
@@ -13,11 +13,13 @@ class Variant:
     """Rows of one model that are one system.
 
     Attributes:
+        variant: what departs from the recipe of the protocol.
         ops: backend of each op that ran at any of its lengths.
     """
 
     causal: bool
     knobs: str
+    variant: str
     ops: dict[str, str]
     rows: list[LengthRow] = field(default_factory=list)
 
@@ -25,7 +27,7 @@ class Variant:
         """Whether these can be the same system: no other backend of any op, no cell twice."""
         cells = {(row.pass_, row.length) for row in self.rows}
         return (
-            (self.causal, self.knobs) == (rows[0].causal, rows[0].mixer_knobs)
+            (self.causal, self.knobs, self.variant) == _settings(rows[0])
             and all(self.ops.get(op, backend) == backend for op, backend in ops.items())
             and not any((row.pass_, row.length) in cells for row in rows)
         )
@@ -37,21 +39,21 @@ def variants(rows: Sequence[LengthRow]) -> list[Variant]:
     A system may need other ops at other lengths: it is one as long as no op changes its backend.
     A cell that never ran knows no backend; it belongs to the one that lacks it, if one does.
     """
-    groups: dict[tuple[bool, str, str | None], list[LengthRow]] = defaultdict(list)
+    groups: dict[tuple[tuple[bool, str, str], str | None], list[LengthRow]] = defaultdict(list)
     for row in rows:
-        groups[row.causal, row.mixer_knobs, row.backend].append(row)
+        groups[_settings(row), row.backend].append(row)
     found: list[Variant] = []
-    known = {key: of for key, of in groups.items() if key[2] is not None}
-    for (causal, knobs, backend), members in sorted(known.items(), key=lambda item: -len(item[1])):
+    known = {key: of for key, of in groups.items() if key[1] is not None}
+    for (settings, backend), members in sorted(known.items(), key=lambda item: -len(item[1])):
         ops = _ops(backend)
         mine = next((one for one in found if one.takes(members, ops)), None)
         if mine is None:
-            found.append(mine := Variant(causal, knobs, {}))
+            found.append(mine := Variant(*settings, {}))
         mine.ops.update(ops)
         mine.rows += members
-    for (causal, knobs, backend), members in groups.items():
+    for (settings, backend), members in groups.items():
         if backend is None:
-            unknown = Variant(causal, knobs, {})
+            unknown = Variant(*settings, {})
             for row in members:
                 lacking = [one for one in found if one.takes([row], {})]
                 (lacking[0] if len(lacking) == 1 else unknown).rows.append(row)
@@ -61,10 +63,10 @@ def variants(rows: Sequence[LengthRow]) -> list[Variant]:
 
 
 def names(found: Sequence[Variant]) -> list[list[str]]:
-    """For each variant what it has and others have not."""
+    """For each variant what it has and others have not, and all that departs from the recipe."""
     named: list[list[str]] = [[] for _ in found]
     ops = sorted({op for one in found for op in one.ops})
-    all_knobs = [_knobs(one.knobs) for one in found]
+    all_knobs = [knobs_of(one.knobs) for one in found]
     knobs = sorted({name for of in all_knobs for name in of})
     for one, mine, words in zip(found, all_knobs, named, strict=True):
         if len({other.causal for other in found}) > 1:
@@ -79,7 +81,13 @@ def names(found: Sequence[Variant]) -> list[list[str]]:
             f"{name}={mine.get(name)}" for name in knobs
             if any(of.get(name) != mine.get(name) for of in all_knobs)
         ]  # fmt: skip
+        if one.variant:
+            words.append(one.variant)
     return named
+
+
+def _settings(row: LengthRow) -> tuple[bool, str, str]:
+    return row.causal, row.mixer_knobs, row.variant
 
 
 def _ops(backend: str | None) -> dict[str, str]:
@@ -88,7 +96,7 @@ def _ops(backend: str | None) -> dict[str, str]:
     return {op: name for op, _, name in pairs}
 
 
-def _knobs(text: str) -> dict[str, object]:
+def knobs_of(text: str) -> dict[str, object]:
     """Knobs by name; as one text where they are not those of a single mixer."""
     try:
         knobs = json.loads(text)

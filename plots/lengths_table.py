@@ -8,7 +8,17 @@ from lra.results.csv_io import read_csv
 from lra.results.curves import Curve, Fit, exceeds, fit, flop_curve, memory_curve, time_curve
 from lra.results.packs import device_slug
 from lra.results.schema import ModelRow
-from plots.crossings import KINDS, MEASURES, Crossing, crossings, directions, said
+from plots.crossings import (
+    BASELINE_TITLES,
+    DENSE,
+    MEASURES,
+    NOISE,
+    Crossing,
+    crossings,
+    dense,
+    differences,
+    said,
+)
 from plots.length_entries import PASSES, Kind, Series, View
 from plots.length_notes import conditions, samples
 from plots.tables import MISSING, Table, write_tables
@@ -43,7 +53,7 @@ def write(views: Sequence[View], models: Mapping[str, ModelRow], out: Path) -> l
     for view in views:
         if any(pass_ != "decode" for pass_ in view.passes):
             path = out / device_slug(view.device) / f"lengths_table_{view.suffix}"
-            found = {kind: crossings(view, kind) for kind in KINDS}
+            found = {kind: crossings(view, kind) for kind in BASELINE_TITLES}
             tables = [growth(view, models)]
             tables += [crossing_table(view, kind, of) for kind, of in found.items() if of]
             records = [*_growth_records(view, models), *_crossing_records(view, found)]
@@ -65,8 +75,9 @@ def growth(view: View, models: Mapping[str, ModelRow]) -> Table:
         card = models.get(any_one.first.model)
         cells = [_exponent(by_pass.get(pass_), quantity, card) for quantity, pass_ in columns]
         cells.insert(-1, card.memory if card else MISSING)
-        dense = " †" * any(row.degenerate for one in by_pass.values() for row in one.rows)
-        rows.append([name + dense, card.time if card else MISSING, *cells])
+        mark = " †" * any(row.degenerate for one in by_pass.values() for row in one.rows)
+        claimed = _claim("time", card, any_one.first.causal)
+        rows.append([name + mark, claimed or MISSING, *cells])
     notes = [
         f"Measured on {conditions(view, f'medians of {samples(view.series)} calls')}.",
         "Cells: the power of N by least squares in the logarithms over the longer half of the "
@@ -87,17 +98,23 @@ def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
     passes = [p for p in view.passes if any(one.pass_ == p for one in found)]
     columns = [(measure, pass_) for measure in MEASURES for pass_ in passes]
     by_place = {(one.system.name, one.measure, one.pass_): one for one in found}
-    names = dict.fromkeys(one.system.name for one in found)
+    names, disguised = dict.fromkeys(one.system.name for one in found), dense(found)
     rows = [
-        [name, *(_crossing(by_place.get((name, *column))) for column in columns)] for name in names
+        [
+            name + " †" * (name in disguised),
+            *(_crossing(by_place.get((name, *column))) for column in columns),
+        ]
+        for name in names
     ]
     notes = [
         f"Measured on {conditions(view, f'medians of {samples(view.series)} calls')}.",
         "Cells: the length from which on, up to the longest measured, it needs less than the "
         "transformer, interpolated between measured lengths, with the 95 % interval of the noise "
-        "of the medians; memory has none. A transformer that runs out of memory or time counts as "
-        "more from there.",
-        *directions(found),
+        "of the medians; memory has none. up to: one of the two has no value at greater lengths. A "
+        "transformer that runs out of memory or time counts as more from there.",
+        NOISE,
+        *[DENSE] * bool(disguised),
+        *differences(found),
     ]
     remarks: dict[str, list[str]] = {}
     for one in found:
@@ -106,7 +123,8 @@ def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
             remarks.setdefault(note, []).append(where)
     notes += [f"{note[0].upper()}{note[1:]}: {', '.join(of)}." for note, of in remarks.items()]
     header = ["model", *(f"{measure}, {PASSES[pass_]}" for measure, pass_ in columns)]
-    title = f"Shortest length with less time or memory than {KINDS[kind]}, {view.setting.sizes}"
+    than = f"less time or memory than {BASELINE_TITLES[kind]}"
+    title = f"Shortest length with {than}, {view.setting.sizes}"
     return Table(title, header, rows, notes)
 
 
@@ -123,8 +141,12 @@ def _fitted(one: Series, quantity: str) -> Fit | None:
     return fit(QUANTITIES[quantity][0]([row for row in one.rows if not row.degenerate]))
 
 
-def _claim(quantity: str, card: ModelRow | None) -> str | None:
-    return None if card is None else str(getattr(card, QUANTITIES[quantity][1]))
+def _claim(quantity: str, card: ModelRow | None, causal: bool) -> str | None:
+    """What the card says; of the causal form where it says that apart."""
+    column = QUANTITIES[quantity][1]
+    if card is not None and causal and column == "time" and card.causal_time:
+        return card.causal_time
+    return None if card is None else str(getattr(card, column))
 
 
 def _exponent(one: Series | None, quantity: str, card: ModelRow | None) -> str:
@@ -134,7 +156,7 @@ def _exponent(one: Series | None, quantity: str, card: ModelRow | None) -> str:
     found = _fitted(one, quantity)
     if found is None:
         return "too few"
-    claim = _claim(quantity, card)
+    claim = _claim(quantity, card, one.first.causal)
     flag = f" {FASTER}" if claim is not None and exceeds(found, claim) else ""
     return f"{found.exponent:.2f} ({found.low:.2f} to {found.high:.2f}){flag}"
 
@@ -147,7 +169,8 @@ def _growth_records(view: View, models: Mapping[str, ModelRow]) -> list[list[obj
     found = []
     for one in (one for one in view.series if one.first.pass_ != "decode"):
         for quantity in QUANTITIES:
-            power, claim = _fitted(one, quantity), _claim(quantity, models.get(one.first.model))
+            power, card = _fitted(one, quantity), models.get(one.first.model)
+            claim = _claim(quantity, card, one.first.causal)
             ends = (
                 [power.exponent, power.low, power.high, power.first, power.last]
                 if power else [None] * 5

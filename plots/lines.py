@@ -35,14 +35,14 @@ class Line:
 
     Attributes:
         name: identifies the line in the figure, and is its label.
-        dashed: (length, value) of what was not measured.
+        dashed: what was not measured; only hollow ones have a marker.
         reference: what the others are compared with: without markers or label, in this style.
     """
 
     name: str
     colour: str
     points: Sequence[Point]
-    dashed: Sequence[tuple[int, float]] = ()
+    dashed: Sequence[Point] = ()
     ends: Sequence[End] = ()
     reference: str | tuple[int, tuple[int, ...]] | None = None
 
@@ -50,8 +50,8 @@ class Line:
     def values(self) -> dict[int, float]:
         """All that is drawn, by length."""
         return {
-            **{end.length: end.value for end in self.ends}, **dict(self.dashed),
-            **{point.length: point.value for point in self.points},
+            **{end.length: end.value for end in self.ends},
+            **{point.length: point.value for point in (*self.dashed, *self.points)},
         }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ NEEDS = {
     ),
     "lengths_table": ("time of a call", SWEEP),
     "speed_table": (
-        "training step at 1K to 4K",
+        "training step of a whole model at 1K to 4K",
         f"{SWEEP[:-1]} task.lengths=[1024,2048,3072,4096]`",
     ),
 }

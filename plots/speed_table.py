@@ -14,18 +14,19 @@ from plots.tables import MISSING, Table, number, write_tables
 from plots.time_vs_length import measured as timed
 
 THOUSANDS = (1, 2, 3, 4)
+LEVEL = "model"
 PASS = "step"
 TASK = "text"
 CSV_COLUMNS = (
     "device", "level", "dtype", "sizes", "model", "family", "causal", "length", "status",
-    "steps_per_s", "times_faster", "published_times_faster", "peak_mem_mib", "memory_ratio",
-    "published_memory_ratio", "published_source",
+    "degenerate", "steps_per_s", "times_faster", "published_times_faster", "peak_mem_mib",
+    "memory_ratio", "published_memory_ratio", "published_source",
 )  # fmt: skip
 
 
 def write(views: Sequence[View], published: Sequence[PublishedRow], out: Path) -> list[Path]:
-    """``speed_table_<level>_<dtype>`` as .md, .tex and .csv in the folder of each device, where
-    training steps were timed at some of the lengths."""
+    """``speed_table_model_<dtype>`` as .md, .tex and .csv in the folder of each device, where
+    training steps of whole models were timed at some of the lengths."""
     written = []
     for view in views:
         if lengths(view):
@@ -36,7 +37,10 @@ def write(views: Sequence[View], published: Sequence[PublishedRow], out: Path) -
 
 
 def lengths(view: View) -> dict[int, int]:
-    """Measured length by thousands: 1,024 or 1,000 is 1K."""
+    """Measured length by thousands: 1,024 or 1,000 is 1K; none but of whole models, which the
+    published ones are."""
+    if view.setting.level != LEVEL:
+        return {}
     tried = {row.length for one in view.of_pass(PASS) for row in one.rows}
     found = {k: next((n for n in (1024 * k, 1000 * k) if n in tried), None) for k in THOUSANDS}
     return {k: n for k, n in found.items() if n is not None}
@@ -90,7 +94,7 @@ def _table(
     for k in lengths(view):
         header += [f"{k}K {unit}", "×", "published ×"]
     for one in view.of_pass(PASS):
-        cells = [one.name + " †" * any(row.degenerate for row in one.rows)]
+        cells = [one.name + " †" * _dense(view, one)]
         for k, n in lengths(view).items():
             row, base = _at(one, n), _at(_baseline(view, one), n)
             times = ratio(row, base)
@@ -124,13 +128,19 @@ def _notes(view: View) -> list[str]:
     if other:
         notes.append(f"Compared with a transformer of the other causality, the only one measured: "
                      f"{', '.join(other)}.")  # fmt: skip
-    if any(row.degenerate for one in shown for row in one.rows):
+    if any(_dense(view, one) for one in shown):
         notes.append("† dense softmax attention at some of these lengths.")
     return notes
 
 
+def _dense(view: View, one: Series) -> bool:
+    """Whether it is dense attention in disguise at some length of the table."""
+    shown = lengths(view).values()
+    return any(row.degenerate for row in one.rows if row.length in shown)
+
+
 def _baseline(view: View, one: Series) -> Series | None:
-    return view.baseline("fused", PASS, one.first.causal)
+    return view.baseline("fused", PASS, one.first.causal, one.first.variant)
 
 
 def _at(one: Series | None, length: int) -> LengthRow | None:
@@ -171,7 +181,7 @@ def records(view: View, published: Sequence[PublishedRow]) -> list[list[object]]
             speed_ratio, memory_ratio = (known[1] if known else None for known in theirs)
             found.append([
                 view.device, view.setting.level, view.setting.dtype, view.setting.sizes, one.name,
-                one.first.family, one.first.causal, n, row.status if row else None,
+                one.first.family, one.first.causal, n, row and row.status, row and row.degenerate,
                 row and steps_per_s(row), faster(row, base), speed_ratio, row and peak(row),
                 larger(row, base), memory_ratio, source,
             ])  # fmt: skip

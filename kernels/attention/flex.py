@@ -16,6 +16,7 @@ from torch.nn.attention.flex_attention import (
 )
 
 from kernels.attention.score import Score
+from kernels.geometry import geometry
 
 # positions of a block of its masks
 BLOCK = 128
@@ -86,6 +87,7 @@ def compiled() -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=64)
+@geometry
 def block_mask(
     n: int, m: int, left: int | None, right: int | None, device: torch.device
 ) -> BlockMask:

@@ -3,35 +3,22 @@
 Legend: L list heads, R query blocks, C key blocks, b positions of a block, E stored blocks.
 """
 
-import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Int32, Int64
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+
+from kernels.geometry import geometry
 
 # pairs looked at together while a layout is built
 CHUNK = 1 << 20
 
 T = TypeVar("T")
-P = ParamSpec("P")
 # (head, query position, key position), broadcasting -> whether the query sees the key
 Visible = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def geometry(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function deaf to dispatch modes: layouts hold numbers, also where a model runs on
-    fake tensors, and are not part of what is counted."""
-
-    @functools.wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        with _disable_current_modes():
-            return function(*args, **kwargs)
-
-    return run
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from kernels.block_sparse_attention.layout import Layout, build, geometry
+from kernels.block_sparse_attention.layout import Layout, build
+from kernels.geometry import geometry
 
 P = ParamSpec("P")
 

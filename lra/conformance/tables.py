@@ -65,7 +65,8 @@ def model_row(subject: Subject) -> ModelRow:
     return ModelRow(
         model=subject.name, family=card.family, mixer=_mixer_name(subject),
         title=card.title, authors=card.authors, year=card.year, link=card.link, time=card.time,
-        memory=card.memory, causality=card.causality, bidirectional=card.bidirectional,
+        causal_time=card.causal_time, memory=card.memory, causality=card.causality,
+        bidirectional=card.bidirectional,
         recurrent=card.recurrent, cross=card.cross, randomised=card.randomised,
         length_bound=", ".join(card.length_bound) or None, ops=", ".join(card.ops) or None,
         equals=", ".join(dict.fromkeys(limit.mixer for limit in card.equals)) or None,

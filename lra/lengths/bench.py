@@ -3,12 +3,12 @@
 import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kernels import dispatch
@@ -17,8 +17,9 @@ from kernels.flops import count_flops
 from lra.errors import UserError
 from lra.lengths.config import LengthsConfig, Point
 from lra.lengths.decoding import Decoder
-from lra.lengths.subject import Inputs, Subject, make_subject
-from lra.measurement.attempt import Attempt, CallTooLong, at_most, look_at_device
+from lra.lengths.outcome import Frontier, PassRun, trouble
+from lra.lengths.subject import Inputs, Subject, held_by, make_subject
+from lra.measurement.attempt import CallTooLong, at_most, look_at_device
 from lra.measurement.lock import DeviceLock
 from lra.measurement.memory import out_of_memory, peak_memory_mib, predict_memory_mib, reason_of
 from lra.measurement.step import StepFns
@@ -28,31 +29,6 @@ from lra.results.store import Store
 INPUTS = 3  # different ones that the samples take in turn
 # compiling, tuning and filling a decoder's state count to the first call
 FIRST_CALL_S = 600.0
-
-
-@dataclass(kw_only=True)
-class PassRun(Attempt):
-    """A pass at one length.
-
-    Attributes:
-        coverage: share of the work that ``gflop`` knows.
-    """
-
-    pred_mem_mib: float | None = None
-    coverage: float | None = None
-    state_mib: float | None = None
-    backend: str | None = None
-
-
-@dataclass
-class Frontier:
-    """Where a pass ran out of time or memory: at greater lengths it is not tried."""
-
-    ends: dict[str, tuple[int, str]] = field(default_factory=dict)
-
-    def note(self, pass_: str, status: str, length: int) -> None:
-        if status in ("oom", "timeout"):
-            self.ends.setdefault(pass_, (length, status))
 
 
 @dataclass(frozen=True)
@@ -88,7 +64,8 @@ class Bench:
         self.place, self.point, self.name, self.frontier = place, point, name, frontier
         self.runs = {name: PassRun(pass_=name) for name in place.config.passes}
         self.subject: Subject | None = None
-        self._calls: dict[str, Callable[[], object]] = {}
+        self._calls: dict[str, Callable[[Inputs], object]] = {}
+        self._batch: Inputs | None = None
         for run in self.runs.values():
             if run.pass_ in killers:
                 run.end("error", "it ended the process (rerun=true tries it again)")
@@ -130,23 +107,24 @@ class Bench:
             if run.ok:
                 self._stop_beyond(run)
         for run in self.alive:
-            self._attempt(run, partial(self._prepare, run, subject, step, inputs))
+            self._attempt(run, partial(self._prepare, run, subject, step, inputs[0]))
         if not self.alive:
             return
-        before = self._outputs(subject, inputs)
-        self._sample(step)
-        if before is not None:
-            self._check_again(before, self._outputs(subject, inputs))
+        before = self._outputs(subject, subject.system, inputs)
+        self._sample(step, inputs)
+        after = self._outputs(subject, subject.system, inputs)
+        trained = self._outputs(subject, step.model, inputs[:1])
+        self._check_again(before, after, trained)
 
     # -- before ------------------------------------------------------------------------------
 
     def _predict(self, run: PassRun, subject: Subject, step: StepFns, batch: Inputs) -> None:
         """The peak under fake tensors, for lengths that do not fit, too."""
 
-        def fake(mode: FakeTensorMode) -> tuple[Callable[[], None], Sequence[object]]:
+        def fake(mode: FakeTensorMode) -> tuple[Callable[[], object], Sequence[object]]:
             made, faked = step.faked(mode, batch)
             made.model.train(run.pass_ != "forward")
-            return lambda: _run(made, run.pass_, faked), _held(made, run.pass_, faked)
+            return partial(subject.call(made, run.pass_), faked), held_by(made, run.pass_, faked)
 
         with dispatch.record() as chosen:
             found = predict_memory_mib(fake, device=self.place.device)
@@ -162,52 +140,53 @@ class Bench:
         elif run.pred_mem_mib is not None and run.pred_mem_mib > capacity:
             run.end("oom", f"needs {run.pred_mem_mib:,.0f} MiB of {capacity:,.0f} MiB")
 
-    def _prepare(
-        self, run: PassRun, subject: Subject, step: StepFns, inputs: Sequence[Inputs]
-    ) -> None:
+    def _prepare(self, run: PassRun, subject: Subject, step: StepFns, batch: Inputs) -> None:
         """Its call, run once against the time limit, then with memory tracked and FLOPs counted."""
-        limit = self.place.config.limit_s
+        limit, decodes = self.place.config.limit_s, run.pass_ == "decode"
+        step.model.train(run.pass_ != "forward")
         with at_most(FIRST_CALL_S), dispatch.record() as chosen:
-            call = self._call(run, subject, step, inputs)
-            first = self._seconds(call)
+            call = self._decoder(run, subject, batch) if decodes else subject.call(step, run.pass_)
+            spent = self._seconds(partial(call, batch))
         run.backend = _backends(chosen)
         step.model.zero_grad(set_to_none=True)
-        # the first call may have built things, the tracked one is watched: the quicker one counts
-        watched = self._seconds(lambda: self._track(run, step, inputs[0]))
-        spent = first if run.pass_ == "decode" else min(first, watched)
+        if not decodes:
+            # the first call may have built things, the tracked one is watched: the quicker counts
+            spent = min(spent, self._seconds(lambda: self._track(run, call, step, batch)))
         if spent > limit:
             raise CallTooLong(f"a call takes {spent:.1f} s, more than task.limit_s={limit:g}")
         self._calls[run.pass_] = call
 
-    def _call(
-        self, run: PassRun, subject: Subject, step: StepFns, inputs: Sequence[Inputs]
-    ) -> Callable[[], object]:
-        """The pass as a function that takes the next input at each call."""
-        if run.pass_ == "decode":
-            mixer = subject.mixer
-            if mixer is None:
-                level = self.place.config.level
-                raise Unsupported(f"decoding is a mixer's: task.level=mixer instead of {level}")
-            decoder = Decoder(mixer, inputs[0].x)
-            run.state_mib = decoder.state_mib
-            return decoder.step
-        turns = cycle(inputs)
-        step.model.train(run.pass_ != "forward")
-        return lambda: _run(step, run.pass_, next(turns))
+    def _decoder(self, run: PassRun, subject: Subject, batch: Inputs) -> Callable[[Inputs], object]:
+        """One more token, whatever the inputs."""
+        if subject.mixer is None:
+            level = self.place.config.level
+            raise Unsupported(f"decoding is a mixer's: task.level=mixer instead of {level}")
+        precision = self.place.config.run.recipe.precision
+        if precision != "32-true":
+            raise Unsupported(
+                f"states are kept in float32: recipe.precision=32-true instead of {precision}"
+            )
+        subject.system.eval()
+        decoder = Decoder(subject.mixer, batch.x)
+        run.state_mib = decoder.state_mib
+        return lambda _: decoder.step()
 
-    def _track(self, run: PassRun, step: StepFns, batch: Inputs) -> None:
-        """Memory and FLOPs; of a decoder its state is what counts."""
-        if run.pass_ == "decode":
-            return
-        held, device = _held(step, run.pass_, batch), self.place.device
+    def _track(
+        self, run: PassRun, call: Callable[[Inputs], object], step: StepFns, batch: Inputs
+    ) -> None:
+        held, device = held_by(step, run.pass_, batch), self.place.device
 
         def peak() -> None:
-            run.peak_mem_mib = peak_memory_mib(
-                lambda: _run(step, run.pass_, batch), *held, device=device
-            )
+            run.peak_mem_mib = peak_memory_mib(partial(call, batch), *held, device=device)
 
         try:
-            flops = count_flops(peak)
+            if device.type == "cuda":
+                peak()
+                # kernels launched past the dispatcher are seen by no counter
+                with dispatch.prefer("eager"):
+                    flops = count_flops(partial(call, batch))
+            else:
+                flops = count_flops(peak)
         except Exception as error:
             if out_of_memory(error):
                 raise
@@ -220,9 +199,9 @@ class Bench:
 
     # -- timing ------------------------------------------------------------------------------
 
-    def _sample(self, step: StepFns) -> None:
+    def _sample(self, step: StepFns, inputs: Sequence[Inputs]) -> None:
         """All that are left in turns; one that raises is taken out, and all begin anew."""
-        config = self.place.config
+        config, turns = self.place.config, cycle(inputs)
         while alive := {run.pass_: run for run in self.alive}:
             now = ""
 
@@ -231,15 +210,19 @@ class Bench:
                 now = name
                 self.place.store.at_work(self.name, name)
                 step.model.train(name != "forward")
+                # another tensor each time, so that nothing can be remembered of it
+                self._batch = next(turns).cloned()
 
             try:
                 with self.place.lock.exclusive():
                     samples = sample_ms(
-                        {name: self._calls[name] for name in alive}, device=self.place.device,
-                        setup=turn, warmup=1, budget_s=config.budget_s,
+                        {name: partial(self._timed, self._calls[name]) for name in alive},
+                        device=self.place.device, setup=turn, warmup=1, budget_s=config.budget_s,
                         min_samples=config.min_samples, max_samples=config.max_samples,
                     )  # fmt: skip
             except Exception as error:
+                if now not in alive:
+                    raise
                 alive[now].fail(error)
                 look_at_device(self.place.device)
                 continue
@@ -247,30 +230,36 @@ class Bench:
                 run.samples = samples[name]
             return
 
+    def _timed(self, call: Callable[[Inputs], object]) -> object:
+        assert self._batch is not None
+        return call(self._batch)
+
     # -- after -------------------------------------------------------------------------------
 
-    def _outputs(self, subject: Subject, inputs: Sequence[Inputs]) -> list[Tensor] | None:
-        """What the untrained system makes of two inputs; None where that does not fit."""
-        subject.system.eval()
+    def _outputs(
+        self, subject: Subject, system: nn.Module, inputs: Sequence[Inputs]
+    ) -> list[Tensor] | None:
+        """What a system makes of the first two inputs; None where it raises."""
+        system.eval()
         try:
-            with self.place.lock.shared(), torch.no_grad():
-                return [subject.output(x) for x in inputs[:2]]
+            with self.place.lock.shared(), torch.no_grad(), torch.random.fork_rng():
+                torch.manual_seed(0)
+                return [subject.forward(system, x.x) for x in inputs[:2]]
         except Exception:
             look_at_device(self.place.device)
             return None
 
-    def _check_again(self, before: list[Tensor], after: list[Tensor] | None) -> None:
+    def _check_again(
+        self,
+        before: list[Tensor] | None,
+        after: list[Tensor] | None,
+        trained: list[Tensor] | None,
+    ) -> None:
         """The same output as before the timing, another one for other inputs, and finite."""
-        assert after is not None
-        ended: tuple[str, str] | None = None
-        if not all(torch.isfinite(y).all() for y in after):
-            ended = "nan", "its output is not finite"
-        elif torch.equal(after[0], after[1]):
-            ended = "error", "it gives the same output for other inputs"
-        elif not torch.allclose(before[0], after[0], rtol=1e-3, atol=1e-5):
-            ended = "error", "its output after timing is another one than before"
         for run in self.alive:
-            if ended is not None:
+            if before is None or after is None or trained is None:
+                run.notes.append("its outputs were not checked: they did not fit")
+            elif ended := trouble(before, after, trained):
                 run.end(*ended)
 
     def _attempt(self, run: PassRun, work: Callable[[], None]) -> None:
@@ -291,18 +280,6 @@ class Bench:
         if self.place.device.type == "cuda":
             torch.cuda.synchronize(self.place.device)
         return time.perf_counter() - start
-
-
-def _run(step: StepFns, pass_: str, batch: Inputs) -> None:
-    run = {
-        "forward": step.forward, "forward_backward": step.forward_backward, "step": step.full_step,
-    }  # fmt: skip
-    run[pass_](batch)
-
-
-def _held(step: StepFns, pass_: str, batch: Inputs) -> Sequence[object]:
-    """What exists before the call and is part of its memory."""
-    return (step.model, step.optimizer, batch) if pass_ == "step" else (step.model, batch)
 
 
 def _backends(chosen: Mapping[str, dispatch.Choice]) -> str | None:

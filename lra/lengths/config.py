@@ -91,7 +91,7 @@ def settings(run: RunConfig) -> LengthsConfig:
         run=run, level=task["level"], lengths=_lengths(task),
         batch=_whole("batch", task["batch"]),
         tokens=None if task["tokens"] is None else _whole("tokens", task["tokens"]),
-        causal=task["causal"], passes=_passes(task["passes"]), vocab=_whole("vocab", task["vocab"]),
+        causal=task["causal"], passes=_passes(task["passes"]), vocab=_vocab(task["vocab"]),
         budget_s=_seconds("budget_s", task["budget_s"]), min_samples=low, max_samples=high,
         limit_s=_seconds("limit_s", task["limit_s"]),
     )  # fmt: skip
@@ -127,6 +127,12 @@ def _whole(key: str, value: Any) -> int:
     if type(value) is not int or value < 1:
         raise UserError(f"task.{key} must be a whole number of at least 1, got {value}")
     return value
+
+
+def _vocab(value: Any) -> int:
+    if _whole("vocab", value) < 2:
+        raise UserError("task.vocab must be at least 2: id 0 is padding")
+    return int(value)
 
 
 def _seconds(key: str, value: Any) -> float:

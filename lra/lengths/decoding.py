@@ -9,11 +9,11 @@ from models.mixer import Mixer
 
 
 class Decoder:
-    """A mixer that has read ``length`` tokens.
+    """A mixer that has read as many tokens as it was given.
 
     Args:
-        mixer: causal, recurrent.
-        x: tokens that it reads in turn, ``(B, N, D)``.
+        mixer: causal, recurrent, in eval mode.
+        x: the tokens that it has read, ``(B, N, D)``.
 
     Raises:
         Unsupported: it does not decode step by step.
@@ -22,24 +22,20 @@ class Decoder:
     def __init__(self, mixer: Mixer, x: Tensor):
         if not mixer.causal:
             raise Unsupported("decoding needs a causal mixer: task.causal=true")
-        self._mixer, self._x, self._at = mixer.eval(), x, 0
+        self._mixer, self._token = mixer, x[:, -1]
         with torch.no_grad():
-            self._state = mixer.init_state(x.shape[0])
-        sizes = []
-        for _ in range(x.shape[1]):
-            self.step()
-            sizes.append(self.state_mib)
-            # a state that does not grow from the first token on is the same at every length
-            if len(sizes) == 2 and sizes[0] == sizes[1]:
-                break
+            self._state, sizes = mixer.init_state(x.shape[0]), []
+            for token in x.unbind(1):
+                _, self._state = mixer.step(token, self._state)
+                sizes.append(self.state_mib)
+                # a state that does not grow from the first token on is the same at every length
+                if len(sizes) == 2 and sizes[0] == sizes[1]:
+                    break
 
     def step(self) -> Tensor:
-        """The mixed next token ``(B, D)``."""
-        token = self._x[:, self._at % self._x.shape[1]]
+        """The mixed next token ``(B, D)``; it is not kept, so that every call is the same one."""
         with torch.no_grad():
-            y, self._state = self._mixer.step(token, self._state)
-        self._at += 1
-        return y
+            return self._mixer.step(self._token, self._state)[0]
 
     @property
     def state_mib(self) -> float:

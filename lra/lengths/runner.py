@@ -17,9 +17,10 @@ import torch
 
 from lra.device import find_device
 from lra.errors import CellFailed
-from lra.lengths.bench import Bench, Frontier, PassRun, Workplace
+from lra.lengths.bench import Bench, Workplace
 from lra.lengths.config import LengthsConfig, Point
-from lra.lengths.subject import DTYPES, card
+from lra.lengths.outcome import Frontier, PassRun
+from lra.lengths.subject import AUTOCAST, DTYPES, card
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import TOO_FAST, Roofline
 from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
@@ -111,6 +112,7 @@ class Runner:
 
     def _digest(self) -> str:
         run = self.config.run
+        card(self.config)  # a class that does not exist is said here
         targets = [run.block, run.backbone, *run.layers]
         modules = {str(target["_target_"]).rpartition(".")[0] for target in targets}
         modules |= {"lra.lengths.bench", "lra.model", "models.build"}
@@ -161,7 +163,7 @@ class Runner:
                     done += work[i]
                     bar.update(math.floor(done), length=f"{i + 1} of {len(names)}: {point.length}")
                 for row in known[name].rows:
-                    frontier.note(row.pass_, row.status, row.length)
+                    frontier.note(row, killed=row.pass_ in known[name].killers)
                 found.append(known[name])
         return found
 
@@ -172,7 +174,7 @@ class Runner:
         killers = before.killers if before else ()
         bench = Bench(place, point, name, frontier, killers)
         runs = bench.run()
-        peak = roofline.tflop_per_s(torch.float32) if any(run.ok for run in runs) else None
+        peak = roofline.tflop_per_s(self._dtype()) if any(run.ok for run in runs) else None
         samples = {run.pass_: run.samples for run in runs if run.ok}
         rows = [self._row(name, bench, run, peak) for run in runs]
         finished = Finished(rows, samples, killers)
@@ -180,6 +182,9 @@ class Runner:
         # only now: a death before the rows are written must not go unnoticed
         self.store.rest()
         return finished
+
+    def _dtype(self) -> torch.dtype:
+        return AUTOCAST.get(self.config.run.recipe.precision, torch.float32)
 
     # -- rows --------------------------------------------------------------------------------
 
@@ -192,6 +197,7 @@ class Runner:
         return LengthRow(
             cell=name, model=config.run.model, family=card(config).family, level=level,
             mixer_knobs=json.dumps(knobs[0] if len(knobs) == 1 else knobs, sort_keys=True),
+            protocol=config.run.protocol["name"], variant=variant(config),
             length=bench.point.length, batch=bench.point.batch,
             causal=config.causal if subject is None else subject.causal,
             dim=recipe.dim, heads=recipe.heads,
@@ -204,6 +210,15 @@ class Runner:
             git_sha=self.marks.git_sha, date=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             **_measured(run, tflop_per_s, self.device.type),
         )  # fmt: skip
+
+
+def variant(config: LengthsConfig) -> str:
+    """What departs from the protocol's recipe and the preset, beside the mixer's knobs."""
+    parts = ("recipe.", "block.", "backbone.", "bidirectional=", "task.vocab=", "experiment=")
+    precise = ("recipe.precision=", "recipe.dim=", "recipe.depth=", "recipe.heads=")
+    found = [item.lstrip("+") for item in config.run.changed]
+    # those have columns of their own
+    return " ".join(sorted(x for x in found if x.startswith(parts) and not x.startswith(precise)))
 
 
 def _measured(run: PassRun, tflop_per_s: float | None, device: str) -> dict[str, Any]:

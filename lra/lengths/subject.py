@@ -1,5 +1,6 @@
 """What is measured at a length: a mixer, a block or a model, its inputs and its training step."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from kernels.errors import Unsupported
 from lra.lengths.config import LengthsConfig, Point
 from lra.measurement.step import StepFns
-from lra.model import make_model, model_spec
+from lra.model import as_user_error, make_model, model_spec
 from lra.tasks.spec import TaskSpec
 from lra.training.optimiser import make_optimiser
 from models.backbone import Backbone
@@ -27,11 +28,14 @@ DTYPES = {"32-true": "float32", "bf16-mixed": "bfloat16-mixed", "16-mixed": "flo
 
 @dataclass
 class Inputs:
-    """x ``(B, N)`` ids of a model, with labels ``(B,)``; or vectors ``(B, N, D)`` with the
-    cotangent of the output."""
+    """x ``(B, N)`` ids of a model, with labels ``(B,)``; or vectors ``(B, N, D)`` with those that
+    the output is to become."""
 
     x: Tensor
     y: Tensor
+
+    def cloned(self) -> "Inputs":
+        return Inputs(self.x.clone(), self.y.clone())
 
 
 class Part(nn.Module):
@@ -94,9 +98,18 @@ class Subject:
             )
         return Inputs(x.to(self.device), y.to(self.device))
 
-    def output(self, inputs: Inputs) -> Tensor:
-        """Logits, or mixed vectors."""
-        return self._call(self.system, inputs)
+    def forward(self, system: nn.Module, x: Tensor) -> Tensor:
+        """Logits, or mixed vectors, of the system or a copy of it."""
+        with self.autocast():
+            if isinstance(system, Model):
+                return system(x, torch.ones_like(x, dtype=torch.bool))
+            y: Tensor = system(x)
+            return y
+
+    def autocast(self) -> torch.autocast:
+        """What the recipe's precision asks for."""
+        dtype = AUTOCAST.get(self.config.run.recipe.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def step(self) -> StepFns:
         """Its training step: the recipe's optimiser and clipping."""
@@ -107,25 +120,42 @@ class Subject:
             loss=self._loss, clip_norm=recipe.grad_clip,
         )  # fmt: skip
 
-    def _call(self, system: Part | Model, inputs: Inputs) -> Tensor:
-        dtype = AUTOCAST.get(self.config.run.recipe.precision)
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            if isinstance(system, Model):
-                return system(inputs.x, torch.ones_like(inputs.x, dtype=torch.bool))
-            return system(inputs.x)
+    def call(self, step: StepFns, pass_: str) -> Callable[[Inputs], object]:
+        """A pass of its training step or of a copy of it; inference has no loss."""
+
+        def forward(batch: Inputs) -> Tensor:
+            with torch.no_grad():
+                return self.forward(step.model, batch.x)
+
+        calls: dict[str, Callable[[Inputs], object]] = {
+            "forward": forward, "forward_backward": step.forward_backward, "step": step.full_step,
+        }  # fmt: skip
+        return calls[pass_]
 
     def _loss(self, system: Part | Model, inputs: Inputs) -> Tensor:
-        output = self._call(system, inputs).float()
+        output = self.forward(system, inputs.x).float()
         model = isinstance(system, Model)
-        loss = F.cross_entropy(output, inputs.y) if model else (output * inputs.y).sum()
+        loss = F.cross_entropy(output, inputs.y) if model else F.mse_loss(output, inputs.y)
         extra = system.aux_loss()
         return loss if extra is None else loss + extra
 
 
+def held_by(step: StepFns, pass_: str, batch: Inputs) -> Sequence[object]:
+    """What exists before a pass and is part of its memory."""
+    if pass_ == "forward":
+        return step.model, batch.x
+    return (step.model, step.optimizer, batch) if pass_ == "step" else (step.model, batch)
+
+
 def card(config: LengthsConfig) -> Card:
-    """The card of the configured system."""
+    """The card of the configured system.
+
+    Raises:
+        UserError: a class does not exist.
+    """
     run = config.run
-    return card_of(run.backbone, run.block, run.layers[0])
+    with as_user_error():
+        return card_of(run.backbone, run.block, run.layers[0])
 
 
 def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> Subject:
@@ -149,12 +179,12 @@ def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> S
     _check_level(config)
     layer = replace(spec.layer, causal=config.causal)
     part: Mixer | Block
-    if config.level == "mixer":
-        part = make_mixer(run.layers[0], layer)
-        degenerate = part.card.family != "exact" and part.dense_at(n)
-    else:
-        part = make(run.block, Block, layer, partial(make_mixer, run.layers[0]))
-        degenerate = card(config).family != "exact" and part.dense_at(n)
+    with as_user_error():
+        if config.level == "mixer":
+            part = make_mixer(run.layers[0], layer)
+        else:
+            part = make(run.block, Block, layer, partial(make_mixer, run.layers[0]))
+    degenerate = card(config).family != "exact" and part.dense_at(n)
     return Subject(config, point, Part(part).to(device), device, degenerate)
 
 

@@ -20,6 +20,8 @@ POINTS = 3
 MEDIAN = math.sqrt(math.pi / 2)
 # rows that ended so show that the system needs more than it may at that length
 EXCEEDED = ("oom", "timeout")
+# how the reason of a time that no device can reach begins
+TOO_FAST = "too fast to be true"
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,21 @@ class Curve:
     Attributes:
         errors: relative standard errors, 0 where there is no noise; None where it is unknown.
         exceeded: lengths without a value because the limit of memory or time was hit, and which.
+        failed: lengths without a value for another reason, and which.
+        degrees: of freedom, of errors that were found from few samples.
     """
 
     lengths: tuple[int, ...]
     values: tuple[float, ...]
     errors: tuple[float | None, ...]
     exceeded: Mapping[int, str] = field(default_factory=dict)
+    failed: Mapping[int, str] = field(default_factory=dict)
+    degrees: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def known(self) -> set[int]:
+        """Lengths with a value, or at which a limit was hit."""
+        return {*self.lengths, *self.exceeded}
 
     def at(self, length: int) -> float | None:
         """The value at a length, infinite where the limit was hit; None where nothing is known."""
@@ -62,6 +73,8 @@ class Fit:
 def curve(
     points: Iterable[tuple[int, float | None, float | None]],
     exceeded: Mapping[int, str] | None = None,
+    failed: Mapping[int, str] | None = None,
+    degrees: Mapping[int, int] | None = None,
 ) -> Curve:
     """The curve of (length, value, relative standard error), in any order.
 
@@ -79,7 +92,11 @@ def curve(
     if len(set(lengths)) < len(lengths):
         raise ValueError(f"two values at one of the lengths {lengths}: which one counts?")
     exceeded = {n: why for n, why in sorted((exceeded or {}).items()) if n not in lengths}
-    return Curve(lengths, tuple(v for _, v, _ in known), tuple(e for *_, e in known), exceeded)
+    failed = {
+        n: why for n, why in sorted((failed or {}).items()) if n not in {*lengths, *exceeded}
+    }  # fmt: skip
+    values, errors = tuple(v for _, v, _ in known), tuple(e for *_, e in known)
+    return Curve(lengths, values, errors, exceeded, failed, degrees or {})
 
 
 def time_curve(rows: Iterable[LengthRow]) -> Curve:
@@ -89,7 +106,12 @@ def time_curve(rows: Iterable[LengthRow]) -> Curve:
         (row.length, row.median_ms / row.batch, median_error(row)) for row in rows
         if row.status == "ok" and row.median_ms is not None and row.batch and not doubtful(row)
     ]  # fmt: skip
-    return curve(points, {row.length: row.status for row in rows if row.status in EXCEEDED})
+    return curve(
+        points,
+        {row.length: row.status for row in rows if row.status in EXCEEDED},
+        {row.length: TOO_FAST if doubtful(row) else row.status for row in rows},
+        {row.length: row.n_samples - 1 for row in rows if row.n_samples and row.n_samples > 1},
+    )
 
 
 def memory_curve(rows: Iterable[LengthRow], *, predicted: bool = False) -> Curve:
@@ -99,7 +121,11 @@ def memory_curve(rows: Iterable[LengthRow], *, predicted: bool = False) -> Curve
         (row.length, value / row.batch, 0.0) for row in rows
         if (value := row.pred_mem_mib if predicted else row.peak_mem_mib) is not None and row.batch
     ]  # fmt: skip
-    return curve(points, {row.length: row.status for row in rows if row.status == "oom"})
+    return curve(
+        points,
+        {row.length: row.status for row in rows if row.status == "oom"},
+        {row.length: "not tracked" if row.status == "ok" else row.status for row in rows},
+    )
 
 
 def flop_curve(rows: Iterable[LengthRow]) -> Curve:
@@ -113,16 +139,16 @@ def flop_curve(rows: Iterable[LengthRow]) -> Curve:
 def median_error(row: LengthRow) -> float | None:
     """The relative standard error of a median time: of many samples sqrt(pi / 2) times the mean's.
 
-    None where spread or number of samples is not known.
+    None where spread or number of samples is not known; a single sample has no spread.
     """
-    if row.cv is None or not row.n_samples:
+    if row.cv is None or row.n_samples is None or row.n_samples < 2:
         return None
     return MEDIAN * row.cv / math.sqrt(row.n_samples)
 
 
 def doubtful(row: LengthRow) -> bool:
     """Whether a time is flagged as faster than the device can be."""
-    return "too fast to be true" in (row.reason or "")
+    return TOO_FAST in (row.reason or "")
 
 
 def fit(of: Curve) -> Fit | None:

@@ -6,6 +6,7 @@ row of each experiment, so that a figure never averages yesterday's code with to
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,8 @@ EXPERIMENT: dict[type, tuple[str, ...]] = {
         "length", "batch", "causal", "label", "backend", "precision", "n_threads", "seed",
     ),
     LengthRow: (
-        "device", "n_threads", "level", "model", "mixer_knobs", "pass_", "causal", "dim", "heads",
-        "layers", "n_params", "backend", "dtype", "batch", "length",
+        "device", "n_threads", "protocol", "level", "model", "mixer_knobs", "variant", "pass_",
+        "causal", "dim", "heads", "layers", "backend", "dtype", "batch", "length",
     ),
     KernelRow: (
         "device", "n_threads", "op", "backend", "variant", "pass_", "dtype", "batch", "heads",
@@ -38,12 +39,21 @@ def experiment(row: Any) -> tuple[Any, ...]:
 
 
 def newest(rows: Iterable[Row]) -> list[Row]:
-    """One row for each experiment, the latest by date (of equals the last), in a stable order."""
+    """One row for each experiment, the latest by date (of equals the last), in a stable order.
+
+    A row that failed before it knew its backend gives way to a later one that does.
+    """
     by_cell = {key(row): row for row in rows}
-    by_experiment = {}
+    by_experiment: dict[tuple[Any, ...], Row] = {}
     for row in sorted(by_cell.values(), key=lambda row: getattr(row, "date", None) or ""):
+        if getattr(row, "backend", None) is not None:
+            by_experiment.pop(experiment(_without_backend(row)), None)
         by_experiment[experiment(row)] = row
     return in_order(by_experiment.values())
+
+
+def _without_backend(row: Any) -> Any:
+    return replace(row, backend=None)
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:

@@ -85,6 +85,7 @@ class LengthRow:
     """One (model, level, length, pass) measurement: ``lengths.csv``.
 
     ``level``: ``mixer`` alone, a ``block`` with its feed-forward network, or the whole ``model``.
+    ``variant``: what departs from the protocol's recipe and the preset, beside ``mixer_knobs``.
     ``pass``: ``forward`` (inference, no graph), ``forward_backward``, ``step`` (with clipping and
     update), or ``decode`` (one token after ``length`` others, of ``state_mib`` of state).
     ``peak_mem_mib`` is measured with parameters, gradients and inputs in it, ``pred_mem_mib``
@@ -97,6 +98,8 @@ class LengthRow:
     family: str
     level: Literal["mixer", "block", "model"]
     mixer_knobs: str
+    protocol: str
+    variant: str = ""
     length: int
     batch: int
     causal: bool
@@ -185,6 +188,7 @@ class ModelRow:
     year: int
     link: str
     time: str
+    causal_time: str | None = None
     memory: str
     causality: str
     bidirectional: bool

@@ -93,6 +93,7 @@ LENGTHS = (256, 512, 1024, 2048)
 def _length_row(model, length, /, **changes):
     row = LengthRow(
         cell=f"{model}", model=model, family="linear", level="model", mixer_knobs="{}",
+        protocol="laptop",
         length=length, batch=1, causal=False, dim=64, heads=2, layers=2, pass_="forward",
         status="ok", n_params=1000, median_ms=length / 100, cv=0.05, n_samples=25,
         backend="some=eager", dtype="float32", device="Some CPU", n_threads=2,

@@ -14,6 +14,7 @@ from lra.results.published import read_published
 from lra.results.schema import ConformanceRow, LengthRow, ModelRow
 from plots import conformance, length_devices, lengths_table, speed_table
 from plots.__main__ import OF_LENGTHS, main
+from plots.crossings import crossings
 from plots.length_entries import views
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -94,6 +95,31 @@ def test_cross_overs_against_both_baselines(rows, models, make_lengths, tmp_path
     assert grown["performer"]["exceeds_claim"] == "false"
 
 
+def test_causal_rows_are_held_to_the_claim_of_the_causal_form(make_lengths, models):
+    card = replace(models["performer"], time="N d", causal_time="N^2 d")
+    quadratic = {"lengths": LONG, "median_ms": lambda n: n**2 / 1e5}
+    for causal, claim, cell in (
+        (True, "N^2 d", "2.00 (2.00 to 2.00)"), (False, "N d", "2.00 (2.00 to 2.00) !"),
+    ):  # fmt: skip
+        (view,) = views(make_lengths("performer", causal=causal, **quadratic))
+        found = cells(lengths_table.growth(view, {"performer": card}))["performer"]
+        assert (found["claimed time"], found["time, forward"]) == (claim, cell)
+
+
+def test_the_table_of_cross_overs_marks_disguises_and_how_far_it_goes(rows, make_lengths):
+    rows += make_lengths("bigbird", lengths=LONG, degenerate=lambda n: n < 1024)
+    rows += make_lengths("luna", lengths=LONG[:4])
+    (view,) = views(rows)
+    table = lengths_table.crossing_table(view, "fused", crossings(view, "fused"))
+    found = {row[0]: row[1] for row in table.rows}
+    assert found["bigbird †"].startswith("from 1K on") and "performer" in found
+    assert found["luna"].endswith(", up to 2K")
+    said = " ".join(table.notes)
+    for part in ("drift from one cell to the next is not in them", "† dense softmax attention",
+                 "System not measured from N=4096: luna (time, forward)"):  # fmt: skip
+        assert part in said
+
+
 # -- Table 2's kind ------------------------------------------------------------------------------
 
 
@@ -140,6 +166,22 @@ def test_the_speed_table_needs_steps_at_its_lengths_and_says_what_it_lacks(steps
     (view,) = views(alone)
     notes = " ".join(speed_table.speed(view, []).notes)
     assert "The transformer with fused attention was not measured" in notes
+
+
+def test_only_whole_models_stand_beside_the_published_ones(make_lengths, tmp_path):
+    (view,) = views(make_lengths("performer", pass_="step", level="mixer", lengths=(1024, 2048)))
+    assert speed_table.lengths(view) == {}
+    assert speed_table.write([view], read_published(RESULTS), tmp_path) == []
+
+
+def test_the_speed_table_marks_disguises_at_its_lengths(make_lengths):
+    more = {"pass_": "step", "lengths": (256, 1024, 2048)}
+    rows = make_lengths("bigbird", degenerate=lambda n: n == 256, **more)
+    rows += make_lengths("longformer", degenerate=lambda n: n == 1024, **more)
+    (view,) = views(rows)
+    table = speed_table.speed(view, [])
+    assert [row[0] for row in table.rows] == ["bigbird", "longformer †"]
+    assert "protocol laptop" in " ".join(table.notes)
 
 
 # -- devices and conformance ---------------------------------------------------------------------
@@ -221,7 +263,7 @@ def test_without_lengths_each_says_what_to_run(name, folder, capsys):
     [
         ("crossover", "no transformer with fused or naive attention beside another system in"),
         ("decode_vs_length", "no decoding in the measured lengths of"),
-        ("speed_table", "no training step at 1K to 4K in the measured lengths of"),
+        ("speed_table", "no training step of a whole model at 1K to 4K in the measured"),
         ("memory_vs_length", "no peak memory in the measured lengths of"),
         ("flops_vs_length", "no counted operations in the measured lengths of"),
         ("length_devices", "only one device has timed lengths, Some CPU: nothing to compare"),

@@ -8,8 +8,9 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from kernels.block_sparse_attention.layout import Layout, geometry
+from kernels.block_sparse_attention.layout import Layout
 from kernels.block_sparse_attention.layouts import bigbird
+from kernels.geometry import geometry
 from models.card import Card, Equals
 from models.mixers.sparse.block_sparse import BlockSparseMixer
 from models.padding import true_lengths

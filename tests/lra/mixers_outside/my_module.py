@@ -189,3 +189,17 @@ class KillsAtLength32(MyMixer):
         if x.shape[1] == 32 and torch.is_grad_enabled():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x, mask, **context)
+
+
+class Remembers(MyMixer):
+    """Takes 60 ms, once for each tensor."""
+
+    seen = {}
+
+    def forward(self, x, mask=None, **context):
+        at = x.data_ptr()
+        if at not in self.seen:
+            time.sleep(0.06)
+            # the tensor is kept, so that no other one comes to lie there
+            self.seen[at] = x, super().forward(x, mask, **context)
+        return self.seen[at][1]

@@ -16,11 +16,11 @@ from lra.results.schema import FAMILIES
 from plots.crossings import (
     BASELINE_TITLES,
     DENSE,
-    NOISE,
     Crossing,
     crossings,
     dense,
     differences,
+    noise,
 )
 from plots.length_entries import PASSES, View
 from plots.length_notes import conditions, samples
@@ -62,9 +62,9 @@ def chart(view: View, found: Sequence[Crossing]) -> Figure:
     """Models down, measures across."""
     names = list(dict.fromkeys(one.system.name for one in found))
     shown = columns(found)
-    below = [line for note in _notes(found, shown) for line in wrap(note, 96)]
+    below = [line for note in _notes(view, found, shown) for line in wrap(note, 96)]
     head = wrap(
-        conditions(view, f"medians of {samples(view.series)} calls, 95 % interval of their noise"),
+        conditions(view, f"medians of {samples(view.series)} calls, 95 % intervals"),
         90,
     )
     legend = _legend(found, shown)
@@ -181,7 +181,7 @@ def _legend(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list
     ]  # fmt: skip
 
 
-def _notes(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[str]:
+def _notes(view: View, found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[str]:
     """How to read it, comparisons of unlike systems, and what must be known of single answers."""
     groups: dict[str, list[str]] = {}
     for one in found:
@@ -192,7 +192,7 @@ def _notes(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[
                 if name not in names:
                     names.append(name)
     several = len({one.system.name for one in found}) // 2
-    notes = [NOISE, *[DENSE] * bool(dense(found)), *differences(found)]
+    notes = [noise(view), *[DENSE] * bool(dense(found)), *differences(found)]
     for note, names in groups.items():
         who = "most" if len(names) > max(several, 3) else ", ".join(names)
         notes.append(f"{note[0].upper()}{note[1:]}: {who}.")

@@ -11,12 +11,11 @@ from lra.results.schema import ModelRow
 from plots.crossings import (
     BASELINE_TITLES,
     DENSE,
-    MEASURES,
-    NOISE,
     Crossing,
     crossings,
     dense,
     differences,
+    noise,
     said,
 )
 from plots.length_entries import PASSES, Kind, Series, View
@@ -96,7 +95,7 @@ def growth(view: View, models: Mapping[str, ModelRow]) -> Table:
 def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
     """From which length each system is faster, and smaller, than the transformer."""
     passes = [p for p in view.passes if any(one.pass_ == p for one in found)]
-    columns = [(measure, pass_) for measure in MEASURES for pass_ in passes]
+    columns = [(measure, pass_) for measure in ("time", "memory") for pass_ in passes]
     by_place = {(one.system.name, one.measure, one.pass_): one for one in found}
     names, disguised = dict.fromkeys(one.system.name for one in found), dense(found)
     rows = [
@@ -109,10 +108,10 @@ def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
     notes = [
         f"Measured on {conditions(view, f'medians of {samples(view.series)} calls')}.",
         "Cells: the length from which on, up to the longest measured, it needs less than the "
-        "transformer, interpolated between measured lengths, with the 95 % interval of the noise "
-        "of the medians; memory has none. up to: one of the two has no value at greater lengths. A "
+        "transformer, interpolated between measured lengths, with its 95 % interval; "
+        "memory has none. up to: one of the two has no value at greater lengths. A "
         "transformer that runs out of memory or time counts as more from there.",
-        NOISE,
+        noise(view),
         *[DENSE] * bool(disguised),
         *differences(found),
     ]

@@ -49,14 +49,31 @@ class Crossover:
     notes: tuple[str, ...] = ()
 
 
-def time_crossover(system: Sequence[LengthRow], baseline: Sequence[LengthRow]) -> Crossover:
+def time_crossover(
+    system: Sequence[LengthRow], baseline: Sequence[LengthRow], *, drift: float = 0.0
+) -> Crossover:
     """From which length a system is faster than a baseline, in one pass.
 
     Lengths at which the system is dense attention in disguise are left out.
+
+    Args:
+        drift: between two cells, see ``drift_of``.
     """
     mine, theirs, notes = _undisguised(system, baseline)
-    found = crossover(time_curve(mine), time_curve(theirs))
+    found = crossover(time_curve(mine), time_curve(theirs), drift=drift)
     return replace(found, notes=(*found.notes, *notes))
+
+
+def drift_of(same: Iterable[tuple[Sequence[LengthRow], Sequence[LengthRow]]]) -> float | None:
+    """How far the times of two cells that compute the same lie apart: the root mean square of the
+    logarithm of their ratio. None where nothing was measured twice."""
+    ratios = [
+        ratio
+        for one, other in same
+        for ratio in _ratios(time_curve(one), time_curve(other))[1]
+        if math.isfinite(ratio)
+    ]
+    return float(np.sqrt(np.mean(np.square(ratios)))) if ratios else None
 
 
 def memory_crossover(system: Sequence[LengthRow], baseline: Sequence[LengthRow]) -> Crossover:
@@ -97,19 +114,19 @@ def _mixed(measured: Curve, predicted: Curve, instead: set[int]) -> Curve:
     return curve(points, measured.exceeded, measured.failed)
 
 
-def crossover(system: Curve, baseline: Curve) -> Crossover:
+def crossover(system: Curve, baseline: Curve, *, drift: float = 0.0) -> Crossover:
     """The smallest length from which a system is below a baseline at all greater lengths compared.
 
     Between two measured lengths it is interpolated in the logarithms. A baseline that hits the
     limit where the system does not is above it there, and the other way round. The interval comes
-    from drawing every median anew, its logarithm by Student's t of its samples, with a fixed seed:
-    what differs from one cell to the next beside that noise is not in it.
+    from drawing every median anew, its logarithm by Student's t of its samples, with a fixed seed;
+    ``drift`` shifts all ratios of a draw together, as a slower minute of the machine would.
     """
     gaps = (*_gaps("baseline", baseline, system), *_gaps("system", system, baseline))
     lengths, ratios = _ratios(system, baseline)
     if not lengths:
         return Crossover("no common lengths", notes=gaps)
-    drawn_ratios = _drawn(system, baseline, lengths, ratios)
+    drawn_ratios = _drawn(system, baseline, lengths, ratios, drift)
     notes = (*_notes(system, baseline, lengths, ratios, drawn_ratios), *gaps)
     neither = {*baseline.exceeded} & {*system.exceeded}
     longest = max(baseline.known - neither)
@@ -164,7 +181,7 @@ def _ratios(system: Curve, baseline: Curve) -> tuple[list[int], np.ndarray]:
 
 
 def _drawn(
-    system: Curve, baseline: Curve, lengths: Sequence[int], ratios: np.ndarray
+    system: Curve, baseline: Curve, lengths: Sequence[int], ratios: np.ndarray, drift: float
 ) -> np.ndarray:
     """The ratios drawn anew from the errors of both; what is infinite stays so."""
     rng, drawn = np.random.default_rng(0), np.tile(ratios, (DRAWS, 1))
@@ -172,7 +189,7 @@ def _drawn(
         errors = np.array([of.error(n) for n in lengths])
         degrees = np.array([of.degrees.get(n, MANY) for n in lengths])
         drawn += errors * rng.standard_t(degrees, drawn.shape)
-    return drawn
+    return drawn + drift * rng.standard_normal((DRAWS, 1))
 
 
 def _crossings(lengths: list[int], ratios: np.ndarray) -> np.ndarray:

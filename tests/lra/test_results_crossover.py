@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lra.results.crossover import crossover, memory_crossover, time_crossover
+from lra.results.crossover import crossover, drift_of, memory_crossover, time_crossover
 from lra.results.curves import curve
 from lra.results.schema import LengthRow
 
@@ -49,6 +49,24 @@ def test_the_interval_is_that_of_the_noise():
     assert math.log(found.high / found.low) / 2 == pytest.approx(spread, rel=0.1)
     again = crossover(of(lambda n: n, error=0.02), of(quadratic, error=0.02))
     assert again == found
+
+
+def test_drift_shifts_a_whole_cell_and_widens_the_interval_by_as_much():
+    found = crossover(of(lambda n: n), of(quadratic), drift=0.1)
+    assert found.length == pytest.approx(2000)
+    assert math.log(found.high / found.low) / 2 == pytest.approx(1.96 * 0.1, rel=0.1)
+    # all lengths move together: curves that lie 10 % apart everywhere are not told apart
+    apart = crossover(of(lambda n: 0.9 * n), of(lambda n: n), drift=0.2)
+    assert apart.kind == "not resolvable"
+    assert crossover(of(lambda n: 0.9 * n), of(lambda n: n)).kind == "always"
+
+
+def test_drift_is_the_distance_of_cells_that_compute_the_same():
+    one = [row(n, ms) for n, ms in ((256, 1.1), (512, 2.0))]
+    other = [row(n, ms) for n, ms in ((256, 1.0), (512, 2.2), (1024, 4.0))]
+    assert drift_of([(one, other)]) == pytest.approx(math.log(1.1))
+    assert drift_of([(one, other), (other, other)]) < math.log(1.1)
+    assert drift_of([]) is None and drift_of([(one, [])]) is None
 
 
 def test_the_interval_covers_the_crossing_as_often_as_it_says():

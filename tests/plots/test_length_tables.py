@@ -120,6 +120,29 @@ def test_the_table_of_cross_overs_marks_disguises_and_how_far_it_goes(rows, make
         assert part in said
 
 
+def test_the_control_tells_how_far_cells_drift(rows, make_lengths):
+    """The same ops under another name, 20 % slower: no answer, and wider intervals for all."""
+    (alone,) = views(rows)
+    (base,) = (one for one in alone.series if one.first.model == "transformer")
+    rows += [
+        replace(row, model="flash_attention", median_ms=1.2 * row.median_ms) for row in base.rows
+    ]
+    (view,) = views(rows)
+    table = lengths_table.crossing_table(view, "fused", crossings(view, "fused"))
+    found = {row[0]: row[1] for row in table.rows}
+    assert found["flash_attention"].startswith("not resolvable")
+    assert "drift from one cell to the next: 20 % of a time" in " ".join(table.notes)
+
+    def width(view, name):
+        (one,) = (
+            one.answer for one in crossings(view, "fused")
+            if (one.system.first.model, one.measure) == (name, "time")
+        )  # fmt: skip
+        return (one.high or one.last) / (one.low or one.first)
+
+    assert width(view, "performer") > 1.2 * width(alone, "performer")
+
+
 # -- Table 2's kind ------------------------------------------------------------------------------
 
 

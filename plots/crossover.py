@@ -116,7 +116,9 @@ def _answer(axes: Axes, one: Crossing, row: int, first: int, last: int) -> None:
     left, right = edges(first, last)
     marker: dict[str, Any] = {"linestyle": "", "markersize": 4.5, "gid": one.system.name}
     if answer.kind == "always":
-        axes.plot(left, row, marker="<", color=colour, **marker)
+        # where its shortest length is greater than the others', it is there that it begins
+        start = left if answer.first in (None, first) else answer.first
+        axes.plot(start, row, marker="<", color=colour, **marker)
     elif answer.kind == "never":
         axes.plot(right, row, marker="x", color=PALE, **marker)
     elif answer.kind == "no common lengths":

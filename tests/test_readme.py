@@ -30,6 +30,11 @@ def smaller(command: str, folder: Path) -> list[str]:
     data, results = str(folder / "data"), str(folder / "results")
     if "task=kernels" in words:
         words += ["op.lengths=[64]", "op.dtypes=[float32]", f"paths.results={results}"]
+    elif "task=lengths" in words or "experiment=speed_table2" in words:
+        words += ["protocol=smoke", "task.lengths=[16]", f"paths.results={results}"]
+        if "task=lengths" not in words:
+            # one of eleven, and narrow
+            words += ["model=transformer", "recipe.dim=16", "recipe.depth=1"]
     elif "run.py" in words and "--cfg" not in words:
         words += [*SMALL, f"paths.data={data}", f"paths.results={results}"]
     elif words[1:4] == ["-m", "lra", "prepare"]:

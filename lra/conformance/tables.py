@@ -65,7 +65,7 @@ def model_row(subject: Subject) -> ModelRow:
     return ModelRow(
         model=subject.name, family=card.family, mixer=_mixer_name(subject),
         title=card.title, authors=card.authors, year=card.year, link=card.link, time=card.time,
-        causal_time=card.causal_time, memory=card.memory, causality=card.causality,
+        causal_time=card.causal_time or None, memory=card.memory, causality=card.causality,
         bidirectional=card.bidirectional,
         recurrent=card.recurrent, cross=card.cross, randomised=card.randomised,
         length_bound=", ".join(card.length_bound) or None, ops=", ".join(card.ops) or None,

@@ -39,6 +39,7 @@ LENGTH = LengthRow(
     family="linear",
     level="mixer",
     mixer_knobs="{}",
+    protocol="laptop",
     length=256,
     batch=1,
     causal=False,

@@ -4,17 +4,12 @@ Legend: B batch, N pixels of an image, row by row.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from lra.errors import UserError
 from lra.tasks.knobs import check_choice, check_flag
 from lra.tasks.spec import Batch
-
-if TYPE_CHECKING:
-    import datasets
 
 GRAY_LEVELS = 256
 
@@ -70,31 +65,3 @@ class PixelInput:
             return Batch(gray.long(), mask, y)
         x = gray.float().div_(GRAY_LEVELS - 1).sub_(self.mean).div_(self.std)
         return Batch(x.unsqueeze(-1), mask, y)
-
-
-def image_rows(dataset: "datasets.Dataset", rows: Any, column: str = "x") -> np.ndarray:
-    """Some rows of a column of equally long lists as one matrix ``(B, N)``; copies those only.
-
-    Args:
-        dataset: rows as stored: no selection, no shuffling.
-        rows: which, in which order.
-        column: its name.
-    """
-    assert dataset._indices is None, "give the rows to image_rows instead of selecting"
-    chunks = dataset.data.table.column(column).chunks
-    begin = np.cumsum([0] + [len(chunk) for chunk in chunks])
-    index = np.asarray(rows)
-    if index.size and (index.min() < 0 or index.max() >= begin[-1]):
-        raise IndexError(f"rows {index.min()}..{index.max()} of a table of {begin[-1]}")
-    of_chunk = np.searchsorted(begin, index, side="right") - 1
-    views = {int(i): _matrix(chunks[i]) for i in np.unique(of_chunk)}
-    first = _matrix(chunks[0])
-    out = np.empty((len(index), first.shape[1]), first.dtype)
-    for i, (chunk, row) in enumerate(zip(of_chunk, index - begin[of_chunk], strict=True)):
-        out[i] = views[chunk][row]
-    return out
-
-
-def _matrix(chunk: pa.FixedSizeListArray) -> np.ndarray:
-    """A chunk's rows, not copied."""
-    return chunk.flatten().to_numpy().reshape(-1, chunk.type.list_size)

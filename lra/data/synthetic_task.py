@@ -58,10 +58,10 @@ class DrawnTask:
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers: ids ``(B, N)``, no padding, labels ``(B, N)``."""
-        from lra.data.ragged import pad, ragged
+        from lra.data.columns import lists, pad
 
-        x, mask = pad(*ragged(dataset, rows, "x"))
-        y, _ = pad(*ragged(dataset, rows, "y"), fill=NOT_SCORED)
+        x, mask = pad(lists(dataset, "x")[rows])
+        y, _ = pad(lists(dataset, "y")[rows], fill=NOT_SCORED)
         return Batch(x, mask, y)
 
     def manifest(self) -> Mapping[str, Any]:
@@ -90,13 +90,13 @@ class DrawnTask:
 
     def _parts(self, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """x and y of a split, ``(rows, N)``, some rows at a time."""
-        from lra.data.ragged import ragged
+        from lra.data.columns import lists
 
         data, step = self.build(split), max(1, RULE_TOKENS // self.spec.length)
         for start in range(0, len(data), step):
-            rows = np.arange(start, min(start + step, len(data)))
-            x, y = (ragged(data, rows, column)[0] for column in ("x", "y"))
-            yield x.reshape(len(rows), -1), y.reshape(len(rows), -1)
+            rows = range(start, min(start + step, len(data)))
+            x, y = (np.stack(lists(data, column)[rows]) for column in ("x", "y"))
+            yield x, y
 
     def _folder(self, seed: int | None) -> Path:
         name = self.spec.name

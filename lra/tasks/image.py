@@ -10,7 +10,7 @@ import numpy as np
 from lra.data import splits
 from lra.data.cifar import CLASSES, GRAYS, OFFER, PIXELS, ROWS, SIDE, open_cifar
 from lra.data.labelled import Labelled, standing
-from lra.data.pixels import PixelInput, image_rows
+from lra.data.pixels import PixelInput
 from lra.data.splits import Source
 from lra.data.writer import Writer
 from lra.errors import UserError
@@ -76,8 +76,10 @@ class Image(Labelled):
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers: ids ``(B, N)`` or scalars ``(B, N, 1)``."""
-        y = dataset.data.table.column("y").to_numpy()[rows]
-        return self._input.batch(image_rows(dataset, rows)[:, : self._length], y)
+        from lra.data.columns import labels, lists
+
+        pixels = np.stack([row[: self._length] for row in lists(dataset, "x")[rows]])
+        return self._input.batch(pixels, labels(dataset)[rows])
 
     @cached_property
     def _source(self) -> Source:

@@ -11,7 +11,7 @@ from lra.data.pathfinder_folder import find_folder
 from lra.data.pathfinder_law import law_of
 from lra.data.pathfinder_official import check_rule, official_key, write_official
 from lra.data.pathfinder_set import generated_key, write_generated
-from lra.data.pixels import PixelInput, image_rows
+from lra.data.pixels import PixelInput
 from lra.tasks.knobs import check_whole
 from lra.tasks.spec import Batch, TaskSpec, data_root
 
@@ -112,7 +112,9 @@ class Pathfinder:
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers: ids ``(B, N)`` or scalars ``(B, N, 1)``."""
-        return self._input.batch(image_rows(dataset, rows), _labels(dataset)[rows])
+        from lra.data.columns import labels, lists
+
+        return self._input.batch(np.stack(lists(dataset, "x")[rows]), labels(dataset)[rows])
 
     def manifest(self) -> Mapping[str, Any]:
         """What the data is, wherever and whenever it was built; builds it if need be."""
@@ -140,14 +142,16 @@ class Pathfinder:
         }
 
     def _brightness(self, split: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+        from lra.data.columns import labels, lists
+
         dataset = self.build(split)
         n = min(len(dataset), most)
         step = max(PART // self.spec.length, 1)
         parts = [
-            image_rows(dataset, np.arange(first, min(first + step, n))).mean(axis=1)
+            np.stack(lists(dataset, "x")[range(first, min(first + step, n))]).mean(axis=1)
             for first in range(0, n, step)
         ]
-        return np.concatenate(parts), _labels(dataset)[:n]
+        return np.concatenate(parts), labels(dataset)[:n]
 
     def _folder(self, seed: int | None) -> Path:
         seed = self._seed if seed is None else seed
@@ -163,7 +167,3 @@ class Pathfinder:
             self._root, self.spec.name, official_key(*asked),
             lambda writer: write_official(writer, *asked),
         )  # fmt: skip
-
-
-def _labels(dataset: "datasets.Dataset") -> np.ndarray:
-    return dataset.data.table.column("y").to_numpy()

@@ -90,13 +90,11 @@ class Retrieval(Labelled):
         of all."""
         import torch
 
-        from lra.data.ragged import pad, ragged
+        from lra.data.columns import labels, lists, pad
 
-        sides = [ragged(dataset, rows, column) for column in ("x", "x2")]
-        values, lengths = (np.concatenate(part) for part in zip(*sides, strict=True))
-        x, mask = (t.unflatten(0, (2, -1)).transpose(0, 1) for t in pad(values, lengths))
-        y = dataset.data.table.column("y").to_numpy()[rows]
-        return Batch(x.contiguous(), mask.contiguous(), torch.from_numpy(y.astype(np.int64)))
+        sides = zip(*(lists(dataset, column)[rows] for column in ("x", "x2")), strict=True)
+        x, mask = (t.unflatten(0, (-1, 2)) for t in pad([side for pair in sides for side in pair]))
+        return Batch(x, mask, torch.from_numpy(labels(dataset)[rows].astype(np.int64)))
 
     @cached_property
     def _files(self) -> dict[str, Path]:

@@ -75,13 +75,9 @@ class Text(Labelled):
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers as ids ``(B, N)``, padded with 0."""
-        import torch
+        from lra.data.columns import padded
 
-        from lra.data.ragged import pad, ragged
-
-        x, mask = pad(*ragged(dataset, rows, "x"))
-        y = dataset.data.table.column("y").to_numpy()[rows]
-        return Batch(x, mask, torch.from_numpy(y.astype(np.int64)))
+        return Batch(*padded(dataset, rows))
 
     @cached_property
     def _source(self) -> Source:

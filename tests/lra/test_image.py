@@ -17,7 +17,7 @@ from PIL import Image as Pillow
 from lra import presets
 from lra.cli.main import main
 from lra.data.cifar import RECORD, gray_png, to_gray
-from lra.data.pixels import image_rows
+from lra.data.columns import lists
 from lra.errors import UserError
 from lra.model import model_spec
 from lra.tasks.image import Image
@@ -491,7 +491,7 @@ def test_real_pictures_agree_with_the_files(real):
     task, folder, _ = real
     table = pq.read_table(folder / "test.parquet")
     data = task.build("test")
-    stored = image_rows(data, np.arange(len(data)))
+    stored = np.stack(lists(data, "x")[range(len(data))])
     assert stored.shape == (table.num_rows, 1024)
     for i in range(0, table.num_rows, 7):
         picture = Pillow.open(io.BytesIO(table["img"][i]["bytes"].as_py()))
@@ -508,5 +508,5 @@ def test_real_pictures_agree_with_the_files(real):
     seen = set()
     for split in ("train", "val"):
         data = task.build(split)
-        seen |= {row.tobytes() for row in image_rows(data, np.arange(len(data)))}
+        seen |= {row.tobytes() for row in lists(data, "x")[range(len(data))]}
     assert all(picture in seen for picture in wanted)

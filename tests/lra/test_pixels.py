@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from lra.data import store
-from lra.data.pixels import PixelInput, image_rows
+from lra.data.columns import lists
+from lra.data.pixels import PixelInput
 from lra.errors import UserError
 
 PIXELS = np.array([[0, 51, 255], [204, 0, 0]], np.uint8)
@@ -67,9 +68,9 @@ def test_rows_of_any_chunk_in_any_order(tmp_path, monkeypatch):
     dataset, values = stored(tmp_path, 7, 20, appends=3)
     assert dataset.data.table.column("x").num_chunks == 3 and dataset[8]["x"] == values[1].tolist()
     index = np.array([20, 0, 8, 8, 13])
-    np.testing.assert_array_equal(image_rows(dataset, index), values[index % 7])
+    np.testing.assert_array_equal(np.stack(lists(dataset, "x")[index]), values[index % 7])
     with pytest.raises(IndexError):
-        image_rows(dataset, np.array([21]))
+        lists(dataset, "x")[np.array([21])]
 
 
 @pytest.mark.parametrize("pixels", ["embed", "scalar"])
@@ -80,7 +81,7 @@ def test_a_batch_of_path_x_is_fetched_in_two_milliseconds(tmp_path, pixels):
     for _ in range(60):
         index = rng.integers(0, len(dataset), 32)
         begin = time.perf_counter()
-        found.batch(image_rows(dataset, index), labels[index])
+        found.batch(np.stack(lists(dataset, "x")[index]), labels[index])
         spent_s.append(time.perf_counter() - begin)
     # the fastest of many: other processes may share the core
     assert min(spent_s) < 2e-3

@@ -10,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lra.data import store, writer
-from lra.data.ragged import pad, ragged
+from lra.data.columns import Lists, lists, pad
 from lra.errors import UserError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -80,10 +81,10 @@ def test_other_types_and_token_labels(tmp_path, dtype):
         return {}
 
     train = store.load(store.ensure(tmp_path, "task", {}, build), "train")
-    got, _ = ragged(train, None, "x")
+    got = np.concatenate(lists(train, "x")[range(50)])
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, values.astype(dtype))
-    np.testing.assert_array_equal(ragged(train, None, "y")[0], labels)
+    np.testing.assert_array_equal(np.concatenate(lists(train, "y")[range(50)]), labels)
 
 
 def test_a_store_is_built_once_for_a_key(tmp_path):
@@ -245,29 +246,29 @@ def test_the_manifest_depends_on_neither_place_nor_time(tmp_path):
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_ragged_gathers_rows_of_any_chunk_in_any_order(data):
+def test_rows_of_any_chunk_in_any_order(data):
     sizes = data.draw(st.lists(st.integers(0, 5), min_size=1, max_size=4).filter(sum))
-    lists = [[list(range(i, i + i % 4)) for i in range(n)] for n in sizes]
-    chunked = pa.chunked_array([pa.array(part, pa.list_(pa.int16())) for part in lists])
+    fixed = data.draw(st.booleans())
+    parts = [[[i] * 2 if fixed else list(range(i, i + i % 4)) for i in range(n)] for n in sizes]
+    kind = pa.list_(pa.int16(), 2) if fixed else pa.list_(pa.int16())
+    chunked = pa.chunked_array([pa.array(part, kind) for part in parts])
     # a slice makes offsets that do not begin at 0
     skip = data.draw(st.integers(0, sum(sizes) - 1))
-    table = pa.table({"x": chunked}).slice(skip)
-    rows = [row for part in lists for row in part][skip:]
+    column = Lists(datasets.Dataset(pa.table({"x": chunked}).slice(skip)), "x")
+    rows = [row for part in parts for row in part][skip:]
     index = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=6))
-    values, lengths = ragged(table, index, "x")
-    assert lengths.tolist() == [len(rows[i]) for i in index]
-    assert values.tolist() == [value for i in index for value in rows[i]]
-    everything, _ = ragged(table, None, "x")
-    assert everything.tolist() == [value for row in rows for value in row]
-    with pytest.raises(IndexError):
-        ragged(table, [len(rows)], "x")
+    assert [row.tolist() for row in column[index]] == [rows[i] for i in index]
+    assert [row.tolist() for row in column[range(len(column))]] == rows
+    for outside in (-1, len(rows)):
+        with pytest.raises(IndexError, match=f"of a column of {len(rows)}"):
+            column[[outside]]
 
 
 @settings(deadline=None)
 @given(lengths=hnp.arrays(np.int32, st.integers(1, 6), elements=st.integers(0, 7)))
 def test_pad_places_every_value_once(lengths):
     values = np.arange(lengths.sum(), dtype=np.int16)
-    ids, mask = pad(values, lengths, fill=-1, dtype=torch.int64)
+    ids, mask = pad(np.split(values, np.cumsum(lengths)[:-1]), fill=-1)
     assert ids.shape == mask.shape == (len(lengths), lengths.max())
     assert ids.dtype == torch.int64 and mask.dtype == torch.bool
     assert mask.sum(dim=1).tolist() == lengths.tolist()
@@ -289,7 +290,7 @@ def test_a_batch_of_long_rows_is_fetched_in_two_milliseconds(tmp_path):
     for _ in range(50):
         index = rng.integers(0, len(train), 32)
         begin = time.perf_counter()
-        pad(*ragged(train, index, "x"))
+        pad(lists(train, "x")[index])
         spent_s.append(time.perf_counter() - begin)
     # the fastest of many: other processes may share the core
     assert min(spent_s) < 2e-3

@@ -22,7 +22,7 @@ from lra import presets
 from lra.cli.main import main
 from lra.data import store
 from lra.data.characters import Bytes, Chars, vocabulary
-from lra.data.ragged import ragged
+from lra.data.columns import lists
 from lra.data.splits import choose, duplicates, majority, stratified
 from lra.errors import UserError
 from lra.tasks.text import Text
@@ -515,8 +515,7 @@ def test_real_reviews_agree_with_the_bytes_of_the_files(real):
         stored = []
         for split in parts:
             data = task.build(split)
-            values, lengths = ragged(data, None, "x")
-            cuts = np.split((values - 1).astype(np.uint8), np.cumsum(lengths)[:-1])
+            cuts = [(row - 1).astype(np.uint8) for row in lists(data, "x")[range(len(data))]]
             labels = data.data.table.column("y").to_pylist()
             assert len(cuts) == len(labels)
             stored += [bytes([y]) + cut.tobytes() for cut, y in zip(cuts, labels, strict=True)]

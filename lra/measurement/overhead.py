@@ -32,7 +32,7 @@ from lra.training.stopping import Stopping
 from models.model import Model
 
 log = logging.getLogger("lra.overhead")
-PAIRS, WARMUP = 400, 20
+PAIRS, WARMUP = 1000, 20
 
 
 def overhead(config: RunConfig) -> dict[str, list[float]]:

@@ -53,7 +53,7 @@ def evaluate(
                 part = fetch(numbers).to(fabric.device)
                 logits = model(part.x, part.mask)
                 total, count = loss_sum(logits, part.y)
-                sums += torch.stack([total.double(), correct_sum(logits, part.y), count])
+                sums += torch.stack([total, correct_sum(logits, part.y), count])
             on_batch()
     total, correct, count = reduce_sum(fabric, sums).tolist()
     return Score(loss=total / max(count, 1), acc=correct / max(count, 1), n=int(count))

@@ -118,7 +118,7 @@ class Trainer:
                 extra = self.bare.aux_loss()
                 self.fabric.backward(loss if extra is None else loss + extra / parts)
             with torch.no_grad():
-                self._sums += torch.stack([total.double(), correct_sum(logits, small.y), count])
+                self._sums += torch.stack([total, correct_sum(logits, small.y), count])
         if self.recipe.grad_clip is not None:
             self.fabric.clip_gradients(
                 self.model, self.optimiser, max_norm=self.recipe.grad_clip,

@@ -53,7 +53,7 @@ def accuracy_table(outcome: Outcome, title: str) -> Table:
     table = Table("", "accuracy %", "what it is", title=title, title_justify="left")
     if row.test_acc is not None and row.n_test:
         low, high = binomial_interval(row.test_acc, row.n_test)
-        note = f"test, {row.n_test:,} examples, 95 % interval {100 * low:.1f}-{100 * high:.1f}"
+        note = f"test, {row.n_test:,} labels, 95 % interval {100 * low:.1f}-{100 * high:.1f}"
         table.add_row(f"[bold]{row.model}[/]", f"[bold]{100 * row.test_acc:.2f}[/]", note)
     if row.val_acc is not None:
         table.add_row("", f"{100 * row.val_acc:.2f}", f"validation ({row.selection})")

@@ -25,7 +25,7 @@ Baseline = tuple[Kind, str, bool, str]
 
 @dataclass(frozen=True, order=True)
 class Setting:
-    """What numbers can be compared in."""
+    """What numbers can be compared in; ``variant`` is what all depart from the recipe in."""
 
     level: str
     dtype: str
@@ -34,13 +34,15 @@ class Setting:
     layers: int
     protocol: str
     batching: str
+    variant: str = ""
 
     @property
     def sizes(self) -> str:
         layers = f", {self.layers} layers" if self.level == "model" else ""
+        variant = f", {self.variant}" if self.variant else ""
         return (
-            f"protocol {self.protocol}, {LEVELS.get(self.level, self.level)}, {self.dtype}, "
-            f"{self.batching}, width {self.dim}, {self.heads} heads{layers}"
+            f"protocol {self.protocol}{variant}, {LEVELS.get(self.level, self.level)}, "
+            f"{self.dtype}, {self.batching}, width {self.dim}, {self.heads} heads{layers}"
         )
 
 
@@ -134,15 +136,16 @@ def views(rows: Iterable[LengthRow]) -> list[View]:
     return found
 
 
-def series(rows: Iterable[LengthRow]) -> list[Series]:
+def series(rows: Sequence[LengthRow]) -> list[Series]:
     """Rows of one setting as series, by family and name."""
     by_model: dict[str, list[LengthRow]] = defaultdict(list)
+    shared = _shared(rows)
     for row in rows:
         by_model[row.model].append(row)
     found = []
     for model, of_model in by_model.items():
         found_variants = variants(of_model)
-        for one, differing in zip(found_variants, names(found_variants), strict=True):
+        for one, differing in zip(found_variants, names(found_variants, shared), strict=True):
             if model == BASELINE:
                 differing = [KIND_OF.get(part, part) for part in differing]
             by_pass: dict[str, list[LengthRow]] = defaultdict(list)
@@ -169,9 +172,15 @@ def _settings(rows: Sequence[LengthRow]) -> dict[Setting, list[LengthRow]]:
         dtype = row.dtype or "unknown"
         found[row.level, dtype, row.dim, row.heads, row.layers, row.protocol].append(row)
     return {
-        Setting(*sizes, batching): same for sizes in sorted(found)
+        Setting(*sizes, batching, _shared(same)): same for sizes in sorted(found)
         for batching, same in sorted(batchings(found[sizes]).items())
     }  # fmt: skip
+
+
+def _shared(rows: Sequence[LengthRow]) -> str:
+    """What all rows depart from the recipe in."""
+    found = {row.variant for row in rows}
+    return found.pop() if len(found) == 1 else ""
 
 
 def batchings(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:

@@ -62,8 +62,9 @@ def variants(rows: Sequence[LengthRow]) -> list[Variant]:
     return found
 
 
-def names(found: Sequence[Variant]) -> list[list[str]]:
-    """For each variant what it has and others have not, and all that departs from the recipe."""
+def names(found: Sequence[Variant], shared: str) -> list[list[str]]:
+    """For each variant what it has and others have not, and what departs from the recipe unless it
+    is what everything ``shared`` departs in."""
     named: list[list[str]] = [[] for _ in found]
     ops = sorted({op for one in found for op in one.ops})
     all_knobs = [knobs_of(one.knobs) for one in found]
@@ -81,7 +82,7 @@ def names(found: Sequence[Variant]) -> list[list[str]]:
             f"{name}={mine.get(name)}" for name in knobs
             if any(of.get(name) != mine.get(name) for of in all_knobs)
         ]  # fmt: skip
-        if one.variant:
+        if one.variant != shared:
             words.append(one.variant)
     return named
 

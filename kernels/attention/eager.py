@@ -18,7 +18,7 @@ from kernels.attention.score import Score, repeat_heads
 from kernels.attention.tiles import At, Band, Tile, groups, put
 
 # scores held at once: what fits in a CPU's cache, what fills another device
-BUDGET = {"cpu": 1 << 18}
+BUDGET = {"cpu": 1 << 19}
 BUDGET_ELSEWHERE = 1 << 24
 
 

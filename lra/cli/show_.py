@@ -28,7 +28,13 @@ def run(options: argparse.Namespace) -> None:
     for name, value in asdict(model_row(subject)).items():
         facts.add_row(name, "-" if value is None else str(value))
     out.print(facts)
-    knobs = [f"{knob}={value}" for knob, value in subject.mixer.items() if knob != "_target_"]
+    groups = {"mixer": subject.mixer, "block": subject.block, "backbone": subject.backbone}
+    knobs = [
+        f"{group}.{knob}={value}"
+        for group, config in groups.items()
+        for knob, value in config.items()
+        if knob != "_target_"
+    ]
     out.print(f"knobs: {', '.join(knobs) or 'none'}")
     checks = outcomes(options)
     if not checks:

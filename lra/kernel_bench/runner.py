@@ -3,12 +3,9 @@
 import functools
 import inspect
 import itertools
-import logging
-import math
-import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,19 @@ import torch
 from kernels.dispatch import Op, all_ops
 from kernels.errors import Unsupported
 from lra.device import find_device
-from lra.errors import CellFailed, UserError, nearest
+from lra.errors import UserError, nearest
 from lra.kernel_bench.bench import Bench, Frontier, Workplace, many_shapes
 from lra.kernel_bench.config import KernelConfig
 from lra.kernel_bench.draw import Case, Draw, Inputs
 from lra.kernel_bench.rows import rows_of
+from lra.measurement.cases import CaseRunner
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import Roofline
-from lra.progress import progress
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import KernelRow
 from lra.results.source import source_digest
 from lra.results.store import Finished, Store, case_id
 
-log = logging.getLogger(__name__)
 # the code that can change a number
 CODE = ("kernels", "lra/kernel_bench", "lra/measurement")
 # what a case takes beyond its timing, on a machine like those that this was written on
@@ -60,7 +56,7 @@ class Outcome:
         return {row.status for _, finished in self.cases for row in finished.rows}
 
 
-class Runner:
+class Runner(CaseRunner[Case]):
     """An op's cases on this device.
 
     Args:
@@ -69,6 +65,8 @@ class Runner:
     Raises:
         UserError: an unknown backend or option, a device that is not here.
     """
+
+    noun = "cases"
 
     def __init__(self, config: KernelConfig):
         self.config = config
@@ -81,9 +79,12 @@ class Runner:
         self.backends, self.absent = find_backends(config.backend, self.op, ops)
         self.marks: Fingerprint = fingerprint(self.device.type)
         self.store = Store(config.results, f"kernels_{config.op}", KernelRow)
-        self.cases = make_cases(config, self.device.type)
+        self.cases, self.title = make_cases(config, self.device.type), self.op.name
         for variant in config.variants:
             check_options(self.make, variant, config)
+        self._lock = DeviceLock(self.device)
+        self._roofline = Roofline(self.device, self._lock)
+        self._frontiers: dict[str, Frontier] = defaultdict(Frontier)
 
     def run(self) -> Outcome:
         """Times what is not finished.
@@ -91,33 +92,21 @@ class Runner:
         Raises:
             UserError: the results folder cannot be written.
             DeviceLost: the rest needs another process.
+            CellFailed: time is up.
         """
-        lock = DeviceLock(self.device)
-        place = Workplace(
-            self.config, self.op, _function(self.op.name), self.make, self.backends, self.device,
-            lock, self.store,
-        )  # fmt: skip
-        roofline = Roofline(self.device, lock)
-        with self.store.alone(), many_shapes():
-            names = [self.name_of(case) for case in self.cases]
-            if self.config.rerun:
-                self.store.forget(names)
-            self.store.bury()
-            known = {name: f for name in names if (f := self.store.read(name)) and f.done}
-            self._announce(names, known)
-            with self.store.watching():
-                found = self._work(place, roofline, names, known)
-        lock.close()
-        files = [self.store.folder, self.config.results / "local" / "kernels"]
+        config = self.config
+        with many_shapes():
+            found, n_new = self.finish(rerun=config.rerun, time_s=config.limits.time_s)
+        self._lock.close()
+        files = [self.store.folder, config.results / "local" / "kernels"]
         return Outcome(
             self.op.name, self.marks.device, list(zip(self.cases, found, strict=True)),
-            self.absent, len(names) - len(known), files,
+            self.absent, n_new, files,
         )  # fmt: skip
 
     # -- the cases ---------------------------------------------------------------------------
 
     def name_of(self, case: Case) -> str:
-        """The case under all that can change its numbers."""
         config = self.config
         return case_id(
             case=asdict(case), backends=list(self.backends), passes=config.passes,
@@ -134,65 +123,33 @@ class Runner:
         files = [Path(inspect.getfile(where)) for where in (module, self.make, Bench)]
         return source_digest(files, within=CODE)
 
-    def _announce(self, names: Sequence[str], known: dict[str, Finished]) -> None:
-        seconds = sum(
-            self._estimate_s(case)
-            for case, name in zip(self.cases, names, strict=True)
-            if name not in known
-        )
-        log.info(
-            "%s on %s: %d cases of %s; %d are finished already, the rest takes about %s",
-            self.op.name, self.marks.device, len(names), ", ".join(self.backends), len(known),
-            timedelta(seconds=math.ceil(seconds)),
-        )  # fmt: skip
-
-    def _estimate_s(self, case: Case) -> float:
+    def estimate_s(self, case: Case) -> float:
         position_s = SECONDS_A_POSITION.get(self.device.type, SECONDS_A_POSITION["cpu"])
         calls = len(self.backends) * len(self.config.passes)
         return self.config.budget_s + calls * position_s * case.length
 
-    def _work(
-        self, place: Workplace, roofline: Roofline, names: Sequence[str], known: dict[str, Finished]
-    ) -> list[Finished]:
-        """What is on record of each case in the end."""
-        work = [self._estimate_s(case) for case in self.cases]
-        done = sum(s for s, name in zip(work, names, strict=True) if name in known)
-        found, frontiers = [], dict[str, Frontier]()
-        deadline = time.monotonic() + (self.config.limits.time_s or math.inf)
-        with progress(
-            self.op.name, math.ceil(sum(work)), unit="s of work", start=math.floor(done)
-        ) as bar:
-            for i, (case, name) in enumerate(zip(self.cases, names, strict=True)):
-                frontier = frontiers.setdefault(f"{case.dtype} {case.options}", Frontier())
-                if name in known:
-                    for row in known[name].rows:
-                        frontier.note(row, case.length)
-                    found.append(known[name])
-                    continue
-                if time.monotonic() > deadline:
-                    log.error("limits.time_s: %d cases are left for another run", len(names) - i)
-                    raise CellFailed("timeout", 1)
-                found.append(self._one(place, roofline, case, name, frontier))
-                done += work[i]
-                bar.update(math.floor(done), case=f"{i + 1} of {len(names)}: {case}")
-        return found
+    def heading(self) -> str:
+        return f"{self.title} ({', '.join(self.backends)}) on {self.marks.device}"
 
-    def _one(
-        self, place: Workplace, roofline: Roofline, case: Case, name: str, frontier: Frontier
-    ) -> Finished:
-        before = self.store.read(name)
-        killers = before.killers if before else ()
-        bench = Bench(place, case, name, frontier, killers)
+    def note(self, case: Case, finished: Finished) -> None:
+        for row in finished.rows:
+            self._frontier(case).note(row, case.length)
+
+    def measure(self, case: Case, name: str, killers: Sequence[str]) -> Finished:
+        place = Workplace(
+            self.config, self.op, _function(self.op.name), self.make, self.backends, self.device,
+            self._lock, self.store,
+        )  # fmt: skip
+        bench = Bench(place, case, name, self._frontier(case), killers)
         entries = bench.run()
         peak = None
         if any(entry.ok for entry in entries):
-            peak = roofline.tflop_per_s(getattr(torch, case.dtype))
+            peak = self._roofline.tflop_per_s(getattr(torch, case.dtype))
         samples = {entry.name: entry.samples for entry in entries if entry.ok}
-        finished = Finished(rows_of(bench, entries, self.marks, peak), samples, killers)
-        self.store.write(name, finished)
-        # only now: a death before the rows are written must not go unnoticed
-        self.store.rest()
-        return finished
+        return Finished(rows_of(bench, entries, self.marks, peak), samples, killers)
+
+    def _frontier(self, case: Case) -> Frontier:
+        return self._frontiers[f"{case.dtype} {case.options}"]
 
 
 def find_maker(config: KernelConfig) -> Callable[..., Inputs]:

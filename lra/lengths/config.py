@@ -67,6 +67,9 @@ class Point:
     length: int
     batch: int
 
+    def __str__(self) -> str:
+        return str(self.length)
+
 
 def settings(run: RunConfig) -> LengthsConfig:
     """The settings that a run's task holds.

@@ -2,13 +2,10 @@
 
 import inspect
 import json
-import logging
-import math
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,23 +13,21 @@ from typing import Any
 import torch
 
 from lra.device import find_device
-from lra.errors import CellFailed
 from lra.lengths.bench import Bench, Workplace
 from lra.lengths.config import LengthsConfig, Point
 from lra.lengths.outcome import Frontier, PassRun
 from lra.lengths.subject import AUTOCAST, DTYPES, card
+from lra.measurement.cases import CaseRunner
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import TOO_FAST, Roofline
 from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
 from lra.model import n_params
-from lra.progress import progress
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import LengthRow
 from lra.results.source import source_digest
 from lra.results.store import Finished, Store, case_id
 from lra.runner import check_backend
 
-log = logging.getLogger(__name__)
 # the code that can change a number
 CODE = ("kernels", "models", "lra/lengths", "lra/measurement", "lra/training", "lra/model.py")
 MEMORY_SHARE = 0.9  # of the device's, where no limit is given
@@ -49,7 +44,7 @@ class Outcome:
     files: Sequence[Path]
 
 
-class Runner:
+class Runner(CaseRunner[Point]):
     """A model's lengths on this device.
 
     Args:
@@ -59,14 +54,18 @@ class Runner:
         UserError: an unknown backend, or a device that is not here.
     """
 
+    noun = "lengths"
+
     def __init__(self, config: LengthsConfig):
         self.config, run = config, config.run
         check_backend(run.backend)
         self.device = find_device(run.device)
         self.marks: Fingerprint = fingerprint(self.device.type)
         self.store = Store(run.results, f"lengths_{run.model}", LengthRow)
-        self.points = config.points(self.device.type)
-        self._source = self._digest()
+        self.cases, self.title = config.points(self.device.type), run.model
+        self._source, self._frontier = self._digest(), Frontier()
+        self._lock = DeviceLock(self.device)
+        self._roofline = Roofline(self.device, self._lock)
 
     def run(self) -> Outcome:
         """Measures what is not finished.
@@ -76,34 +75,22 @@ class Runner:
             DeviceLost: the rest needs another process.
             CellFailed: time is up.
         """
-        config, lock = self.config, DeviceLock(self.device)
-        place = Workplace(config, self.device, lock, self.store, self._capacity_mib())
-        roofline = Roofline(self.device, lock)
-        with self.store.alone():
-            names = [self.name_of(point) for point in self.points]
-            if config.run.rerun:
-                self.store.forget(names)
-            self.store.bury()
-            known = {name: f for name in names if (f := self.store.read(name)) and f.done}
-            self._announce(names, known)
-            with self.store.watching():
-                found = self._work(place, roofline, names, dict(known))
-        lock.close()
+        run = self.config.run
+        found, n_new = self.finish(rerun=run.rerun, time_s=run.limits.time_s)
+        self._lock.close()
         return Outcome(
-            config.run.model, self.marks.device, [row for f in found for row in f.rows],
-            len(names) - len(known),
-            [self.store.folder, config.run.results / "local" / "lengths"],
+            run.model, self.marks.device, [row for f in found for row in f.rows], n_new,
+            [self.store.folder, run.results / "local" / "lengths"],
         )  # fmt: skip
 
     # -- points ------------------------------------------------------------------------------
 
-    def name_of(self, point: Point) -> str:
-        """The point under all that can change its numbers."""
+    def name_of(self, case: Point) -> str:
         config, run = self.config, self.config.run
         parts = ("model", "mixer", "block", "backbone", "layers", "backend", "bidirectional")
         keys = ("level", "causal", "passes", "vocab", "budget_s", "min_samples", "max_samples")
         return case_id(
-            point=asdict(point), source=self._source, recipe=asdict(run.recipe), seed=run.seed,
+            point=asdict(case), source=self._source, recipe=asdict(run.recipe), seed=run.seed,
             **{key: getattr(run, key) for key in parts},
             **{key: getattr(config, key) for key in (*keys, "limit_s")},
             memory=run.limits.memory_gib, device=self.marks.device, versions=self.marks.versions,
@@ -129,59 +116,24 @@ class Runner:
             total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return MEMORY_SHARE * total / 2**20
 
-    def _announce(self, names: Sequence[str], known: dict[str, Finished]) -> None:
-        points = zip(self.points, names, strict=True)
-        seconds = sum(
-            self.config.point_s(point, self.device.type)
-            for point, name in points
-            if name not in known
-        )
-        log.info(
-            "%s (%s) on %s: %d lengths, %s; %d are finished already, the rest takes about %s",
-            self.config.run.model, self.config.level, self.marks.device, len(names),
-            ", ".join(self.config.passes), len(known), timedelta(seconds=math.ceil(seconds)),
-        )  # fmt: skip
+    def estimate_s(self, case: Point) -> float:
+        return self.config.point_s(case, self.device.type)
 
-    def _work(
-        self, place: Workplace, roofline: Roofline, names: Sequence[str], known: dict[str, Finished]
-    ) -> list[Finished]:
-        """What is on record of each length in the end."""
-        work = [self.config.point_s(point, self.device.type) for point in self.points]
-        done = sum(s for s, name in zip(work, names, strict=True) if name in known)
-        found, frontier = list[Finished](), Frontier()
-        deadline = time.monotonic() + (self.config.run.limits.time_s or math.inf)
-        with progress(
-            self.config.run.model, math.ceil(sum(work)), unit="s of work", start=math.floor(done)
-        ) as bar:
-            for i, (point, name) in enumerate(zip(self.points, names, strict=True)):
-                if name not in known:
-                    if time.monotonic() > deadline:
-                        log.error("limits.time_s: %d lengths are left for another run",
-                                  len(names) - i)  # fmt: skip
-                        raise CellFailed("timeout", 1)
-                    known[name] = self._one(place, roofline, point, name, frontier)
-                    done += work[i]
-                    bar.update(math.floor(done), length=f"{i + 1} of {len(names)}: {point.length}")
-                for row in known[name].rows:
-                    frontier.note(row, killed=row.pass_ in known[name].killers)
-                found.append(known[name])
-        return found
+    def heading(self) -> str:
+        passes = ", ".join(self.config.passes)
+        return f"{self.title} ({self.config.level}, {passes}) on {self.marks.device}"
 
-    def _one(
-        self, place: Workplace, roofline: Roofline, point: Point, name: str, frontier: Frontier
-    ) -> Finished:
-        before = self.store.read(name)
-        killers = before.killers if before else ()
-        bench = Bench(place, point, name, frontier, killers)
+    def note(self, case: Point, finished: Finished) -> None:
+        for row in finished.rows:
+            self._frontier.note(row, killed=row.pass_ in finished.killers)
+
+    def measure(self, case: Point, name: str, killers: Sequence[str]) -> Finished:
+        place = Workplace(self.config, self.device, self._lock, self.store, self._capacity_mib())
+        bench = Bench(place, case, name, self._frontier, killers)
         runs = bench.run()
-        peak = roofline.tflop_per_s(self._dtype()) if any(run.ok for run in runs) else None
+        peak = self._roofline.tflop_per_s(self._dtype()) if any(run.ok for run in runs) else None
         samples = {run.pass_: run.samples for run in runs if run.ok}
-        rows = [self._row(name, bench, run, peak) for run in runs]
-        finished = Finished(rows, samples, killers)
-        self.store.write(name, finished)
-        # only now: a death before the rows are written must not go unnoticed
-        self.store.rest()
-        return finished
+        return Finished([self._row(name, bench, run, peak) for run in runs], samples, killers)
 
     def _dtype(self) -> torch.dtype:
         return AUTOCAST.get(self.config.run.recipe.precision, torch.float32)

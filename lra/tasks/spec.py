@@ -66,7 +66,9 @@ class Batch:
 
     def part(self, index: int, parts: int) -> "Batch":
         """Every ``parts``-th example, from ``index``."""
-        return self if parts == 1 else Batch(*(t[index::parts] for t in (self.x, self.mask, self.y)))
+        if parts == 1:
+            return self
+        return Batch(*(t[index::parts] for t in (self.x, self.mask, self.y)))
 
     def padded_to(self, length: int) -> "Batch":
         """The batch with padding up to ``length`` positions."""

@@ -80,7 +80,7 @@ def test_a_cell_from_data_to_row(command, tmp_path):
     # what a person sees
     said = first.stdout
     assert said.splitlines()[0].startswith("protocol smoke: a few steps")
-    for text in ("test, 50 examples, 95 % interval", "majority", "first_operator", "chance",
+    for text in ("test, 50 labels, 95 % interval", "majority", "first_operator", "chance",
                  "published", "training step", "parameters"):  # fmt: skip
         assert text in said
     wrote = [line.removeprefix("wrote ") for line in said.splitlines() if line.startswith("wrote")]

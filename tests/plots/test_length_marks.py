@@ -97,8 +97,13 @@ def test_what_departs_from_the_recipe_is_another_curve_and_named(make_lengths):
     names = ["performer", "performer recipe.positions=rope"]
     assert [one.name for one in series(rows)] == names
     assert all(one.repeated == () for one in series(rows))
-    # also where it is the only one
-    assert [one.name for one in series(make_lengths("performer", **rope))] == names[1:]
+
+
+def test_what_all_depart_in_is_said_once(make_lengths):
+    rope = {"variant": "recipe.positions=rope"}
+    (view,) = views(make_lengths("performer", **rope) + make_lengths("linformer", **rope))
+    assert {one.name for one in view.series} == {"performer", "linformer"}
+    assert "protocol laptop, recipe.positions=rope, whole model" in view.setting.sizes
 
 
 def test_a_variant_is_compared_with_the_transformer_of_its_recipe(make_lengths):

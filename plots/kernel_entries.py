@@ -79,17 +79,14 @@ def curves(rows: Iterable[KernelRow]) -> dict[Setting, list[Curve]]:
 
 
 def figures(settings: Iterable[Setting]) -> dict[str, list[Setting]]:
-    """Settings that share a figure, by its name: the op and dtype, and the sizes where several
-    are there."""
+    """Settings that share a figure, by its name: op, dtype and sizes."""
     groups: dict[tuple[str, str, int, int, int], list[Setting]] = defaultdict(list)
     for key in settings:
         groups[key.figure].append(key)
-    found = {}
-    for (op, dtype, *sizes), members in groups.items():
-        several = sum(other[:2] == (op, dtype) for other in groups) > 1
-        suffix = "_b{}h{}d{}".format(*sizes) if several else ""
-        found[f"{op}_{dtype}{suffix}"] = members
-    return found
+    return {
+        f"{op}_{dtype}_b{batch}h{heads}d{head_dim}": members
+        for (op, dtype, batch, heads, head_dim), members in groups.items()
+    }
 
 
 def at_lengths(lengths: Sequence[int]) -> str:

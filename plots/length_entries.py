@@ -131,7 +131,7 @@ def views(rows: Iterable[LengthRow]) -> list[View]:
         for setting, members in settings.items():
             baselines = _baselines(series(members))
             for more, seen in _directions(members).items():
-                suffix = _suffix(setting, settings) + more
+                suffix = _suffix(setting) + more
                 found.append(View(device, setting, suffix, tuple(series(seen)), baselines))
     return found
 
@@ -200,17 +200,11 @@ def batchings(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:
     return found
 
 
-def _suffix(setting: Setting, among: Iterable[Setting]) -> str:
-    """Level and dtype; protocol and sizes where others of these have another one."""
-    alike = [o for o in among if (o.level, o.dtype) == (setting.level, setting.dtype)]
-    protocol = f"_{setting.protocol}" * (len({o.protocol for o in alike}) > 1)
-    sizes = _sizes(setting) * (len({_sizes(o) for o in alike}) > 1)
-    return f"{setting.level}_{setting.dtype}{protocol}{sizes}"
-
-
-def _sizes(setting: Setting) -> str:
+def _suffix(setting: Setting) -> str:
+    """All that tells settings apart, so that a file keeps its name when a pack gains others."""
     batching = setting.batching.replace("batch ", "b").replace(" tokens", "t").replace(",", "")
-    return f"_{batching}d{setting.dim}h{setting.heads}l{setting.layers}"
+    sizes = f"{batching}d{setting.dim}h{setting.heads}l{setting.layers}"
+    return f"{setting.level}_{setting.dtype}_{setting.protocol}_{sizes}"
 
 
 def _directions(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:

@@ -145,7 +145,7 @@ def test_nothing_is_set_below_8_points(rows):
 def test_sizes_dtypes_and_variants_are_kept_apart(rows):
     other = [replace(rows[0], dtype="float16"), replace(rows[0], batch=8)]
     found = figures(curves([*rows, *other]))
-    assert list(found) == ["attention_float16", "attention_float32_b2h2d64",
+    assert list(found) == ["attention_float16_b2h2d64", "attention_float32_b2h2d64",
                            "attention_float32_b8h2d64"]  # fmt: skip
     several = [replace(rows[0], variant=name) for name in ("decay=head", "decay=channel")]
     assert {key.options for key in curves(several)} == {"decay=head", "decay=channel"}
@@ -166,8 +166,8 @@ def on_gpu(rows):
 def test_the_ratio_is_that_of_the_fastest_backends(rows, tmp_path):
     folder = devices.write([*rows, *on_gpu(rows)], tmp_path)[0].parent
     assert {path.name for path in folder.iterdir()} == {
-        "devices.md", "devices.csv", "devices_attention_float32.png",
-        "devices_attention_float32.svg",
+        "devices.md", "devices.csv", "devices_attention_float32_b2h2d64.png",
+        "devices_attention_float32_b2h2d64.svg",
     }  # fmt: skip
     with (folder / "devices.csv").open() as file:
         records = [r for r in csv.DictReader(file) if (r["options"], r["pass"]) == ("", "forward")]
@@ -224,12 +224,12 @@ def test_all_figures_from_kernels_alone(rows, folder, capsys):
     assert main(None, ["--results", str(results)]) == 0
     made = {line.rpartition("report/")[2] for line in capsys.readouterr().out.splitlines()}
     assert made == {
-        "some-cpu-2-cores/kernels_attention_float32.png",
-        "some-cpu-2-cores/kernels_attention_float32.svg",
-        "some-gpu-80gb/kernels_attention_float32.png",
-        "some-gpu-80gb/kernels_attention_float32.svg",
-        "devices.md", "devices.csv", "devices_attention_float32.png",
-        "devices_attention_float32.svg",
+        "some-cpu-2-cores/kernels_attention_float32_b2h2d64.png",
+        "some-cpu-2-cores/kernels_attention_float32_b2h2d64.svg",
+        "some-gpu-80gb/kernels_attention_float32_b2h2d64.png",
+        "some-gpu-80gb/kernels_attention_float32_b2h2d64.svg",
+        "devices.md", "devices.csv", "devices_attention_float32_b2h2d64.png",
+        "devices_attention_float32_b2h2d64.svg",
     }  # fmt: skip
     assert main("kernels", ["--results", str(results), "--device", "some-gpu-80gb"]) == 0
     assert "some-cpu" not in capsys.readouterr().out

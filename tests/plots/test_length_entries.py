@@ -28,7 +28,10 @@ def test_levels_sizes_dtypes_threads_and_devices_share_no_figure(make_lengths):
     for change in ({"level": "block"}, {"dtype": "float16"}, {"dim": 128}):
         rows += make_lengths("performer", **change)
     assert suffixes(rows) == [
-        "block_float32", "model_float16", "model_float32_b1d64h2l2", "model_float32_b1d128h2l2",
+        f"{kind}_laptop_b1d{dim}h2l2" for kind, dim in (
+            ("block_float32", 64), ("model_float16", 64), ("model_float32", 64),
+            ("model_float32", 128),
+        )
     ]  # fmt: skip
     several = make_lengths("performer") + make_lengths("performer", n_threads=8)
     several += make_lengths("performer", device="GPU")
@@ -112,7 +115,10 @@ def test_causal_systems_share_the_figure_unless_some_are_measured_both_ways(make
     assert said == ["Causal systems; the transformer's lines are not: mamba."]
     rows += make_lengths("transformer", causal=True, **sdpa)
     both, causal = views(rows)
-    assert (both.suffix, causal.suffix) == ("model_float32", "model_float32_causal")
+    assert (both.suffix, causal.suffix) == (
+        "model_float32_laptop_b1d64h2l2",
+        "model_float32_laptop_b1d64h2l2_causal",
+    )
     assert [one.name for one in both.series] == ["transformer", "mamba"]
     assert [one.name for one in causal.series] == ["transformer", "mamba"]
     assert causal.causal and not both.causal

@@ -258,7 +258,10 @@ def test_files_are_named_and_reproducible(make_lengths, tmp_path):
     rows += make_lengths("performer")
     written = time_vs_length.write(views(rows), tmp_path)
     folder = tmp_path / "some-cpu"
-    names = [folder / f"time_vs_length_model_float32_forward.{kind}" for kind in ("png", "svg")]
+    names = [
+        folder / f"time_vs_length_model_float32_laptop_b1d64h2l2_forward.{kind}"
+        for kind in ("png", "svg")
+    ]
     assert written == names
     before = [path.read_bytes() for path in written]
     time_vs_length.write(views(rows), tmp_path)

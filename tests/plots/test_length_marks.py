@@ -88,7 +88,7 @@ def test_the_protocol_is_named_and_protocols_share_no_figure(make_lengths):
     assert "protocol laptop, whole model" in texts(draw(make_lengths("performer")))
     both = make_lengths("performer") + make_lengths("performer", protocol="lra_paper")
     found = {view.suffix: view.setting.protocol for view in views(both)}
-    assert found == {"model_float32_laptop": "laptop", "model_float32_lra_paper": "lra_paper"}
+    assert found == {f"model_float32_{name}_b1d64h2l2": name for name in ("laptop", "lra_paper")}
 
 
 def test_what_departs_from_the_recipe_is_another_curve_and_named(make_lengths):

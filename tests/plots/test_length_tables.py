@@ -263,7 +263,7 @@ def test_all_figures_and_tables_from_lengths_alone(rows, steps, folder, capsys):
     results = folder([*rows, *steps])
     assert main(None, ["--results", str(results)]) == 0
     made = {Path(line).name for line in capsys.readouterr().out.splitlines()}
-    some = "model_float32"
+    some = "model_float32_laptop_b1d64h2l2"
     assert made == {
         *(f"time_vs_length_{some}_{p}.{k}" for p in ("forward", "step") for k in ("png", "svg")),
         *(f"memory_vs_length_{some}_{p}.{k}" for p in ("forward", "step") for k in ("png", "svg")),
@@ -302,7 +302,7 @@ def test_only_failures_make_tables_but_no_figure(folder, make_lengths, capsys):
     results = folder(rows)
     assert "no time of a call" in failure(capsys, "time_vs_length", "--results", results)
     assert main("lengths_table", ["--results", str(results)]) == 0
-    text = (results / "report/some-cpu/lengths_table_model_float32.md").read_text()
+    text = (results / "report/some-cpu/lengths_table_model_float32_laptop_b1d64h2l2.md").read_text()
     assert text.splitlines()[4].count(" too few |") == 3
 
 

@@ -14,6 +14,8 @@ function ``run`` that takes exactly the op's arguments, and optionally
     available() -> str | None            why it cannot run on this machine (None: it can)
     supports(*args, **kwargs) -> str | None    why it cannot do this call (None: it can)
 
+``compile`` has no module: it is ``eager`` through torch.compile.
+
 ``auto`` takes the first backend of the device's row that says no word against the call. An explicit
 backend never falls back: it fails with the reason.
 """
@@ -29,16 +31,17 @@ from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
-import torch
-
+from kernels import compiling, triton_tools
 from kernels.errors import Unsupported
 
+# what speaks against every op's backend of that name, asked before its module is imported
+COMMON = {"compile": compiling.available, "triton": triton_tools.available}
 # their modules end in "_": one named like a library may be imported in its place
 LIBRARIES = ("triton", "flash_attn", "xformers", "fla", "mamba_ssm", "causal_conv1d")
 
 # what ``backend="auto"`` means just now: a backend for every op, or one per op name
 _preferred: ContextVar[str | Mapping[str, str]] = ContextVar("preferred_backend", default="auto")
-_log: ContextVar[dict[str, "Choice"] | None] = ContextVar("backend_log", default=None)
+_log: ContextVar["Log | None"] = ContextVar("backend_log", default=None)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,24 @@ class Choice:
     backend: str
     reason: str
     rejected: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> list[str]:
+        """What spoke against each backend before it, in words."""
+        return [f"no {name} for {self.op}: {reason}" for name, reason in self.rejected.items()]
+
+
+class Log(dict[str, Choice]):
+    """The last choice of each op; ``all`` are the different ones, the first call's first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[Choice] = []
+
+    def note(self, choice: Choice) -> None:
+        self[choice.op] = choice
+        if choice not in self.all:
+            self.all.append(choice)
 
 
 class Op:
@@ -77,6 +98,8 @@ class Op:
     @functools.cache  # noqa: B019  (ops live as long as the program)
     def why_not_here(self, backend: str) -> str | None:
         """Why the backend cannot run on this machine, or None."""
+        if backend in COMMON and (reason := COMMON[backend]()) is not None:
+            return reason
         try:
             module = self.module("eager" if backend == "compile" else backend)
         except ImportError as error:
@@ -88,7 +111,7 @@ class Op:
         """The function that runs: ``run`` of the backend's module, compiled for ``compile``."""
         if backend == "compile":
             self.module_in_table(backend)
-            return torch.compile(self.module("eager").run, dynamic=True)
+            return compiling.compiled(self.module("eager").run, dynamic=True)
         return self.module(backend).run
 
     def module_in_table(self, backend: str) -> None:
@@ -133,7 +156,7 @@ class Op:
         choice = self.choose(backend, *args, **kwargs)
         log = _log.get()
         if log is not None:
-            log[self.name] = choice
+            log.note(choice)
         return self.implementation(choice.backend)(*args, **kwargs)
 
 
@@ -148,9 +171,9 @@ def prefer(backend: str | Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def record() -> Iterator[dict[str, Choice]]:
-    """Collects, op by op, the last choice made inside."""
-    log: dict[str, Choice] = {}
+def record() -> Iterator[Log]:
+    """Collects the choices made inside."""
+    log = Log()
     token = _log.set(log)
     try:
         yield log

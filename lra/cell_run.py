@@ -24,7 +24,7 @@ from lra.errors import UserError
 from lra.measurement.measure import measure
 from lra.measurement.memory import out_of_memory
 from lra.measurement.step import StepFns
-from lra.model import Built, label, n_params
+from lra.model import Built, family, label, mixer_knobs, n_params
 from lra.results.cell import FINISHED, Cell, cell_id
 from lra.results.fingerprint import Fingerprint
 from lra.results.schema import RunRow
@@ -39,7 +39,7 @@ from lra.training.loop import Data, NotFinite, TimeUp, Trainer
 from lra.training.score import loss_sum
 from lra.training.stopping import Interrupted, Stopping
 from models.backbone import Backbone
-from models.build import card_of, locate
+from models.build import locate
 from models.model import Model
 
 # the code that can change a number, beside the model's and the task's own
@@ -84,7 +84,9 @@ class CellRun:
         self.row = self._first_row(identity)
 
     def _source(self) -> str:
-        targets = [self.config.block, self.config.backbone, self.config.task, *self.config.layers]
+        config = self.config
+        parts = (part for layer in config.layers for part in layer.values())
+        targets = [config.backbone, config.task, *parts]
         modules = {str(target["_target_"]).rpartition(".")[0] for target in targets}
         modules |= {"lra.training.loop", "lra.measurement.measure", "lra.model", "models.build"}
         files = [inspect.getfile(import_module(module)) for module in modules]
@@ -92,17 +94,16 @@ class CellRun:
 
     def _first_row(self, identity: str) -> RunRow:
         config, spec = self.config, self.task.spec
-        card = card_of(config.backbone, config.block, config.layers[0])
         # a backbone that makes no blocks has the configured mixer and block in name only
         hosted = locate(config.backbone["_target_"], Backbone).hosts
         layers = config.layers if hosted else []
-        knobs = [{k: v for k, v in layer.items() if k != "_target_"} for layer in layers] or [{}]
+        blocks = [_class_name(layer["block"]) for layer in layers]
         return RunRow(
-            cell=identity, model=config.model, family=card.family,
-            mixer="+".join(_class_name(layer) for layer in layers) or "none",
-            block=_class_name(config.block) if hosted else "none",
+            cell=identity, model=config.model, family=family(config),
+            mixer="+".join(_class_name(layer["mixer"]) for layer in layers) or "none",
+            block="+".join(dict.fromkeys(blocks)) or "none",
             backbone=_class_name(config.backbone),
-            mixer_knobs=json.dumps(knobs[0] if len(knobs) == 1 else knobs, sort_keys=True),
+            mixer_knobs=mixer_knobs(layers),
             task=spec.name, tier=spec.tier, length=spec.length, batch=config.recipe.batch,
             causal=spec.causal, protocol=config.protocol["name"], label="standard",
             seed=config.seed, status="interrupted", chance_acc=spec.chance_acc,
@@ -114,7 +115,8 @@ class CellRun:
     def files(self) -> tuple[Path, ...]:
         """What the cell leaves behind, where it is there."""
         names = (
-            "row.json", "config.json", "environment.json", "history.csv", "model.pt", "error.txt",
+            "row.json", "config.json", "environment.json", "backends.json", "history.csv",
+            "model.pt", "error.txt",
         )  # fmt: skip
         found = [self.cell.folder / name for name in names]
         found.append(self.cell.rows / "runs" / f"{self.cell.id}.json")
@@ -219,6 +221,8 @@ class CellRun:
             finally:
                 used = [f"{op}={choice.backend}" for op, choice in sorted(chosen.items())]
                 self.row = replace(self.row, backend=",".join(used) or None)
+                choices = [dataclasses.asdict(choice) for choice in chosen.all]
+                self.cell.write("backends.json", json.dumps(choices, indent=1))
         self.row = replace(self.row, test_acc=score.acc, n_test=score.n)
         if self.saved is None:
             self._measure(trainer)

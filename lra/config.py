@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lra.errors import UserError, nearest
-from lra.presets import check_name
+from lra.presets import check_name, names
 from lra.resolvers import checkout, from_checkout
 
 CHOICES = {
@@ -18,8 +18,8 @@ CHOICES = {
     "norm_position": ("pre", "post"),
     "activation": ("gelu", "relu", "silu"),
     "positions": ("sinusoidal", "learned", "rope", "alibi", "none"),
-    "pooling": ("mean", "mean_all", "cls", "first"),
-    "head": ("linear", "mlp"),
+    "pooling": ("mean", "mean_all", "mean_zero", "cls", "first"),
+    "head": ("linear", "mlp", "mlp3"),
     "pairing": ("nli", "concat"),
     "schedule": ("constant", "rsqrt", "linear", "cosine", "one_cycle"),
     "selection": ("best_val", "last"),
@@ -27,7 +27,8 @@ CHOICES = {
 }
 POSITIVE = (
     "dim", "depth", "heads", "ffn_dim", "qkv_dim", "head_dim", "steps", "batch", "accumulate",
-    "eval_batch", "eval_every", "lr", "eps", "embedding_std", "grad_clip",
+    "eval_batch", "eval_every", "lr", "eps", "embedding_std", "position_std", "grad_clip",
+    "warmup_power",
 )  # fmt: skip
 NOT_NEGATIVE = ("dropout", "mixer_dropout", "weight_decay", "warmup_steps")
 BELOW_ONE = ("dropout", "mixer_dropout")
@@ -52,6 +53,7 @@ class Recipe:
     activation: str
     positions: str
     embedding_std: float
+    position_std: float | None = field(default=None, kw_only=True)  # models saved before it
     pooling: str
     head: str
     head_dim: int | None
@@ -65,6 +67,7 @@ class Recipe:
     eps: float
     schedule: str
     warmup_steps: int
+    warmup_power: int = field(default=1, kw_only=True)  # likewise
     steps: int
     batch: int
     accumulate: int
@@ -118,9 +121,8 @@ class RunConfig:
     """One cell's whole configuration."""
 
     model: str
-    mixer: dict[str, Any]
-    block: dict[str, Any]
     backbone: dict[str, Any]
+    # mixer and block of each layer; one serves all
     layers: list[dict[str, Any]]
     task: dict[str, Any]
     protocol: dict[str, Any]
@@ -169,7 +171,7 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
         results=paths["results"],
         changed=[item for item in changed or [] if not item.startswith(("paths.", "logger"))],
         **{key: tree[key] for key in (
-            "mixer", "block", "backbone", "task", "protocol", "logger", "seed", "device", "backend",
+            "backbone", "task", "protocol", "logger", "seed", "device", "backend",
             "bidirectional", "checkpoint", "rerun",
         )},
     )  # fmt: skip
@@ -185,7 +187,8 @@ def check_optional(changed: list[str]) -> None:
 
 def _check_top(tree: Mapping[str, Any]) -> None:
     """The keys themselves, and the values that belong to no group."""
-    known = {field.name for field in fields(RunConfig)} - {"data", "results", "changed"} | {"paths"}
+    known = {field.name for field in fields(RunConfig)} - {"data", "results", "changed"}
+    known |= {"mixer", "block", "paths"}
     for key in tree:
         if key not in known:
             raise nearest(str(key), known, kind="key")
@@ -202,7 +205,7 @@ def _check_top(tree: Mapping[str, Any]) -> None:
         if type(tree[key]) is not bool:
             raise UserError(f"{key} must be true or false, got {tree[key]}")
     for key, kinds, what in (
-        ("layers", list, "a list of mixer names, [transformer,s4d]"),
+        ("layers", list, "a list of model names, [transformer,s4d]"),
         ("backend", (str, dict), "a backend for every op, or {op: backend}"),
         ("checkpoint", str, "the path of a saved model.pt"),
     ):
@@ -244,30 +247,45 @@ def _is_required(schema: Any, name: str) -> bool:
 
 
 def model_name(tree: Mapping[str, Any]) -> str:
-    """The preset's name; ``custom`` is named after its class."""
+    """The preset's name; ``custom`` is named after its class, a hybrid after its layers."""
+    if tree["layers"]:
+        names = [x if isinstance(x, str) else _class_name(x) for x in tree["layers"]]
+        return names[0] if len(set(names)) == 1 else "+".join(names)
     name = str(tree["model"]["name"])
-    if name != "custom":
-        return name
-    return str(tree["mixer"]["_target_"]).rpartition(".")[2].lower()
+    return _class_name(tree["mixer"]) if name == "custom" else name
+
+
+def _class_name(mixer: Mapping[str, Any]) -> str:
+    return str(mixer["_target_"]).rpartition(".")[2].lower()
 
 
 def _layers(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The mixer config of each layer; names of a hybrid are looked up in conf/mixer."""
+    """Mixer and block of each layer; names in a hybrid are those of models."""
     if not tree["layers"]:
-        return [tree["mixer"]]
-    folder = Path(checkout()) / "conf" / "mixer"
-    known = [path.stem for path in folder.glob("*.yaml")]
-    found: list[dict[str, Any]] = []
-    for entry in tree["layers"]:
-        if isinstance(entry, dict):
-            found.append(entry)
-            continue
-        if entry not in known:
-            raise nearest(str(entry), known, kind="mixer in layers")
-        mixer = OmegaConf.create({
-            "mixer": OmegaConf.load(folder / f"{entry}.yaml"),
-            "protocol": tree["protocol"], "task": tree["task"],
-        })  # fmt: skip
-        resolved: Any = OmegaConf.to_container(mixer, resolve=True)
-        found.append(resolved["mixer"])
-    return found
+        return [{"mixer": tree["mixer"], "block": tree["block"]}]
+    return [_layer(entry, tree) for entry in tree["layers"]]
+
+
+def _layer(entry: str | dict[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a model, under this protocol and task; of a bare mixer config in this block."""
+    if isinstance(entry, dict):
+        return {"mixer": entry, "block": tree["block"]}
+    known = names("model")
+    if entry not in known or entry == "custom":
+        raise nearest(str(entry), [name for name in known if name != "custom"],
+                      kind="model in layers")  # fmt: skip
+    conf = Path(checkout()) / "conf"
+    preset = OmegaConf.load(conf / "model" / f"{entry}.yaml")
+    chosen = {k: v for part in preset.defaults if part != "_self_" for k, v in part.items()}
+    if chosen["/backbone"] != "encoder":
+        raise UserError(f"layers: {entry} is a whole model; a layer is a mixer or a block")
+    parts = OmegaConf.create({
+        "mixer": OmegaConf.load(conf / "mixer" / f"{chosen['/mixer']}.yaml"),
+        "block": OmegaConf.load(conf / "block" / f"{chosen['/block']}.yaml"),
+        "protocol": tree["protocol"], "task": tree["task"], "recipe": tree["recipe"],
+    })  # fmt: skip
+    resolved: Any = OmegaConf.to_container(parts, resolve=True)
+    own, given = resolved["block"], tree["block"]
+    # the knobs that were given for the same kind of block count for all of them
+    block = given if own["_target_"] == given["_target_"] else own
+    return {"mixer": resolved["mixer"], "block": block}

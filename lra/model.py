@@ -1,18 +1,24 @@
 """From a validated configuration and a task to a model, and what its protocol says of it."""
 
 import contextlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
 from lra.config import Recipe, RunConfig
 from lra.errors import UserError
+from lra.presets import alters
 from lra.saved import Saved
 from lra.tasks.spec import TaskSpec
-from models.build import build_model
+from models.build import build_model, card_of
 from models.model import Model
 from models.spec import LayerSpec, ModelSpec
+
+# what of a command line departs from the rules of a protocol; a mixer's knobs have a column
+CHANGES = ("recipe.", "task.", "block.", "backbone.", "bidirectional=")
 
 
 def model_spec(recipe: Recipe, task: TaskSpec, *, two_way: bool) -> ModelSpec:
@@ -27,8 +33,9 @@ def model_spec(recipe: Recipe, task: TaskSpec, *, two_way: bool) -> ModelSpec:
             rotary=recipe.positions == "rope", alibi=recipe.positions == "alibi", two_way=two_way,
         ),
         kind=task.kind, classes=task.classes, vocab=task.vocab, features=task.features,
-        positions=recipe.positions, embedding_std=recipe.embedding_std, pooling=recipe.pooling,
-        head=recipe.head, head_dim=recipe.head_dim or recipe.ffn_dim, pairing=recipe.pairing,
+        positions=recipe.positions, embedding_std=recipe.embedding_std,
+        position_std=recipe.position_std, pooling=recipe.pooling, head=recipe.head,
+        head_dim=recipe.head_dim or recipe.ffn_dim, pairing=recipe.pairing,
     )  # fmt: skip
 
 
@@ -69,8 +76,24 @@ def make_model(config: RunConfig, spec: ModelSpec) -> Model:
         Unsupported: the system does not do that.
     """
     with as_user_error():
-        layers = [(config.block, mixer) for mixer in config.layers]
+        layers = [(layer["block"], layer["mixer"]) for layer in config.layers]
         return build_model(spec, backbone=config.backbone, layers=layers)
+
+
+def family(config: RunConfig) -> str:
+    """The family of its card; of a hybrid of several none is that of a mixer."""
+    with as_user_error():
+        found = {
+            card_of(config.backbone, layer["block"], layer["mixer"]).family
+            for layer in config.layers
+        }
+    return found.pop() if len(found) == 1 else "whole_model"
+
+
+def mixer_knobs(layers: Sequence[Mapping[str, Any]]) -> str:
+    """The knobs of the mixer as JSON; a list of those of each layer where several are given."""
+    knobs = [{k: v for k, v in layer["mixer"].items() if k != "_target_"} for layer in layers]
+    return json.dumps(knobs if len(knobs) > 1 else {**(knobs[0] if knobs else {})}, sort_keys=True)
 
 
 def n_params(model: torch.nn.Module) -> int:
@@ -88,7 +111,8 @@ def label(config: RunConfig, spec: ModelSpec, model: Model, of_data: tuple[str, 
     notes = list(of_data)
     changed = [
         item for item in config.changed
-        if item.startswith(("recipe.", "task.", "block.")) and not item.startswith("task.source=")
+        if item.startswith(CHANGES) and not item.startswith("task.source=")
+        or item.startswith("experiment=") and alters(item.partition("=")[2])
     ]  # fmt: skip
     if changed:
         notes.append("changed " + " ".join(sorted(changed)))

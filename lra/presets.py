@@ -30,6 +30,13 @@ def check_name(group: str, name: str) -> str:
     return name
 
 
+def alters(experiment: str) -> bool:
+    """Whether an experiment changes a cell, and not only says which cells there are."""
+    from omegaconf import OmegaConf
+
+    return bool(set(OmegaConf.load(CONF / "experiment" / f"{experiment}.yaml")) - {"hydra"})
+
+
 def compose(*overrides: str) -> Any:
     """The configuration that ``python run.py`` with these overrides would get.
 

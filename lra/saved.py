@@ -15,7 +15,7 @@ from lra.tasks.spec import TaskSpec
 from models.build import mixer_class
 from models.model import Model
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_model(path: Path, model: Model, config: RunConfig, task: TaskSpec, step: int) -> None:
@@ -23,8 +23,8 @@ def save_model(path: Path, model: Model, config: RunConfig, task: TaskSpec, step
     from lra.training.checkpoint import write_atomically
 
     built = {
-        "mixer": config.mixer, "block": config.block, "backbone": config.backbone,
-        "layers": config.layers, "bidirectional": config.bidirectional, "model": config.model,
+        "backbone": config.backbone, "layers": config.layers, "model": config.model,
+        "bidirectional": config.bidirectional,
         "recipe": dataclasses.asdict(config.recipe), "task": dataclasses.asdict(task), "step": step,
     }  # fmt: skip
     buffer = io.BytesIO()
@@ -47,7 +47,7 @@ class Saved:
 
     def config(self, now: RunConfig) -> RunConfig:
         """The run's configuration with the saved model in place of the command line's."""
-        own = ("mixer", "block", "backbone", "layers", "bidirectional", "model")
+        own = ("backbone", "layers", "bidirectional", "model")
         size = Recipe(**self.built["recipe"])
         recipe = dataclasses.replace(
             size, batch=now.recipe.batch, eval_batch=now.recipe.eval_batch,
@@ -70,7 +70,7 @@ class Saved:
                     f", {now.name} has {key}={getattr(now, key)}: choose the task it was trained on"
                 )
         bound = self.built["recipe"]["positions"] == "learned" or any(
-            mixer_class(mixer).card.length_bound for mixer in self.built["layers"]
+            mixer_class(layer["mixer"]).card.length_bound for layer in self.built["layers"]
         )
         return dataclasses.replace(now, length=saved.length if bound else now.length)
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from kernels.errors import Unsupported
 from models.card import Card
 from models.mixer import Mixer
 from models.spec import LayerSpec
@@ -40,6 +41,14 @@ class Block(nn.Module):
     ) -> tuple[Float[Tensor, "B N D"], Any]:
         """x of the next layer, and what the next block of the same kind gets as ``carry``."""
         raise NotImplementedError
+
+    def init_state(self, batch: int) -> Any:
+        """The state before the first token, for ``step``."""
+        raise Unsupported(f"{type(self).__name__} does not decode step by step")
+
+    def step(self, x_t: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        """One token in, one out, with the next state; equals ``forward`` when causal."""
+        raise Unsupported(f"{type(self).__name__} does not decode step by step")
 
     def dense_at(self, n: int) -> bool:
         """True where every mixer in it is plain dense attention at length n."""

@@ -137,6 +137,11 @@ def build_model(
         )
     host = locate(backbone["_target_"], Backbone)
     if host.card is not None and not host.card.bidirectional:
+        if spec.layer.two_way and not spec.layer.causal:
+            raise Unsupported(
+                f"{host.__name__} reads from left to right, and bidirectional=true wraps mixers "
+                "alone: set bidirectional=false"
+            )
         spec = replace(spec, layer=replace(spec.layer, causal=True))
     if host.cross:
         for block, mixer in layers:

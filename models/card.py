@@ -40,6 +40,7 @@ class Card:
         cross: takes keys and values from ``context``.
         length_bound: names of parameters whose size fixes the longest length.
         randomised: draws features, hashes or samples.
+        drawn_once: draws them when it is made and keeps them, in training too.
         grid: needs the rows and columns of a flattened 2-D input.
         replaces_ffn: the paper's layer has no feed-forward network because the mixer holds its
             parameters: the residual block then adds none.
@@ -49,7 +50,7 @@ class Card:
             (padded content cannot leak, but the padded length changes the result: say why).
         smooth: knobs under which autograd gives the whole gradient, where a deliberate
             stop-gradient cuts a term elsewhere (``deviations`` says so).
-        deviations: what differs from the paper, one sentence each.
+        deviations: what differs from the paper or its authors' code, one sentence each.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Card:
     cross: bool = False
     length_bound: tuple[str, ...] = ()
     randomised: bool = False
+    drawn_once: bool = False
     grid: bool = False
     replaces_ffn: bool = False
     ops: tuple[str, ...] = ()

@@ -33,8 +33,10 @@ class Embedding(nn.Module):
         max_len: longest input, CLS not counted.
         positions: sinusoidal or learned are added here; rope (rotary) and alibi act in the mixers;
             none.
-        cls: put a learned vector, zero at the start, before the first position (LRA's code).
-        std: standard deviation of token and learned position vectors at the start.
+        cls: put a learned vector, zero at the start, before the first position (LRA's code, where
+            the mask of the first position hides it too; here nothing does).
+        std: standard deviation of token vectors at the start.
+        position_std: of learned position vectors at the start; None: ``std``.
         dropout: on the sum.
     """
 
@@ -49,6 +51,7 @@ class Embedding(nn.Module):
         cls: bool,
         std: float,
         dropout: float,
+        position_std: float | None = None,
     ):
         super().__init__()
         if positions not in POSITIONS:
@@ -65,9 +68,10 @@ class Embedding(nn.Module):
         if cls:
             self.cls = nn.Parameter(torch.zeros(dim))
         length = max_len + int(cls)
-        self.learned = (
-            nn.Parameter(torch.randn(length, dim) * std) if positions == "learned" else None
-        )
+        self.learned = None
+        if positions == "learned":
+            spread = std if position_std is None else position_std
+            self.learned = nn.Parameter(torch.randn(length, dim) * spread)
         self.fixed: Tensor | None
         fixed = sinusoids(length, dim) if positions == "sinusoidal" else None
         self.register_buffer("fixed", fixed, persistent=False)

@@ -4,34 +4,44 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-POOLINGS = ("mean", "mean_all", "cls", "first")
-HEADS = ("linear", "mlp")
+POOLINGS = ("mean", "mean_all", "mean_zero", "cls", "first")
+HEADS = ("linear", "mlp", "mlp3")
 PAIRINGS = ("nli", "concat")
 
 
 def pool(x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"], kind: str) -> Float[Tensor, "B D"]:
     """One vector a sequence.
 
-    mean: over real positions. mean_all: over all positions, padding included (LRA's MEAN). cls and
-    first: position 0, which is the CLS vector where there is one (LRA's dual encoder has none and
-    takes the first byte).
+    mean: over real positions. mean_all: over all positions, padding included (LRA's MEAN).
+    mean_zero: the sum over real positions, divided by the number of all (Nystromformer, which
+    zeroes the others before its mean). cls and first: position 0, which is the CLS vector where
+    there is one (LRA's dual encoder has none and takes the first byte).
     """
     if kind == "mean":
         weight = mask.to(x.dtype)[..., None]
         return (x.masked_fill(~mask[..., None], 0)).sum(1) / weight.sum(1).clamp(min=1)
     if kind == "mean_all":
         return x.mean(1)
+    if kind == "mean_zero":
+        return x.masked_fill(~mask[..., None], 0).mean(1)
     if kind in ("cls", "first"):
         return x[:, 0]
     raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got '{kind}'")
 
 
 def network(kind: str, inputs: int, hidden: int, classes: int) -> nn.Module:
-    """linear: one map. mlp: Dense(hidden), ReLU, Dense(classes), as in LRA's classifier."""
+    """linear: one map. mlp: Dense(hidden), ReLU, Dense(classes), as in LRA's classifier. mlp3:
+    Dense(hidden), ReLU, Dense(hidden / 2), ReLU, Dense(classes), as in its classifier of pairs."""
     if kind == "linear":
         return nn.Linear(inputs, classes)
     if kind == "mlp":
         return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+    if kind == "mlp3":
+        half = max(hidden // 2, 1)
+        return nn.Sequential(
+            nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, half), nn.ReLU(),
+            nn.Linear(half, classes),
+        )  # fmt: skip
     raise ValueError(f"head must be one of {', '.join(HEADS)}, got '{kind}'")
 
 

@@ -33,7 +33,8 @@ class Mixer(nn.Module):
 
     Attributes:
         positions: which positions act inside it: ``rope`` turns queries and keys, ``alibi``
-            biases the scores ``(H,)`` slopes x distance, by whoever computes them.
+            biases the scores ``(H,)`` slopes x distance, by whoever computes them. Others are
+            refused, also where the method has queries, keys or scores that could take them.
 
     Raises:
         Unsupported: the card says that it cannot be causal, or cannot be bidirectional.
@@ -124,18 +125,18 @@ class Mixer(nn.Module):
 
     def use_rotary(self) -> None:
         """Switches rotary positions on."""
-        raise self._takes_no("queries and keys that could be rotated")
+        raise self._takes_no("rotary positions")
 
     def use_alibi(self) -> None:
         """Switches ALiBi's penalty on distances on."""
         if "alibi" not in self.positions:
-            raise self._takes_no("scores of pairs of positions that ALiBi could bias")
+            raise self._takes_no("ALiBi")
         self.alibi = alibi_slopes(self.heads)
 
     def _takes_no(self, what: str) -> Unsupported:
         taken = ", ".join([*self.positions, "sinusoidal", "learned"])
         name = type(self).__name__
-        return Unsupported(f"{name} has no {what}: its recipe.positions are {taken} or none")
+        return Unsupported(f"{name} takes no {what}: its recipe.positions are {taken} or none")
 
     def aux_loss(self) -> Tensor | None:
         """A term of its own for the training loss, from the last forward."""

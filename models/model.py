@@ -25,7 +25,8 @@ class Model(nn.Module):
         self.kind = spec.kind
         self.embedding = Embedding(
             layer.dim, vocab=spec.vocab, features=spec.features, max_len=layer.max_len - int(cls),
-            positions=spec.positions, cls=cls, std=spec.embedding_std, dropout=layer.dropout,
+            positions=spec.positions, cls=cls, std=spec.embedding_std,
+            position_std=spec.position_std, dropout=layer.dropout,
         )  # fmt: skip
         self.backbone: Backbone = make_backbone(layer, make_block)
         common: dict[str, Any] = {

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -89,7 +88,10 @@ class QKVMixer(Mixer):
     def rotated(
         self, q: Float[Tensor, "B H N K"], k: Float[Tensor, "B H M K"]
     ) -> tuple[Float[Tensor, "B H N K"], Float[Tensor, "B H M K"]]:
-        """Queries and keys with rotary positions, where those are on."""
+        """Queries and keys with rotary positions, where those are on.
+
+        They are turned before anything else acts on them, before a feature map too.
+        """
         if self.rotary is None:
             return q, k
         # queries of a longer context sit at its end, as in causal attention with a memory
@@ -124,19 +126,3 @@ class QKVMixer(Mixer):
         y, inner = self.attend_step(q, k, v, state.inner)
         y = self.output(y.transpose(1, 2).flatten(2))[:, 0]
         return y, replace(state, position=state.position + 1, inner=inner)
-
-
-@dataclass
-class KeyValueCache:
-    """Keys and values so far, ``(B, H, n, K)``; rolls when it holds ``limit`` of them."""
-
-    keys: Tensor
-    values: Tensor
-    limit: int | None = None
-
-    def append(self, k: Tensor, v: Tensor) -> "KeyValueCache":
-        keys = torch.cat([self.keys, k], dim=2)
-        values = torch.cat([self.values, v], dim=2)
-        if self.limit is not None:
-            keys, values = keys[:, :, -self.limit :], values[:, :, -self.limit :]
-        return replace(self, keys=keys, values=values)

@@ -7,7 +7,11 @@ from torch import Tensor, nn
 
 
 class Rotary(nn.Module):
-    """Rotates head vectors. Pairs are channel c and c + K/2; an odd last channel is left alone."""
+    """Rotates head vectors; an odd last channel is left alone.
+
+    Pairs are channels c and c + K/2. The paper's are neighbours, 2c and 2c + 1: the same rotation
+    of other channels, which the maps to queries and keys choose.
+    """
 
     def __init__(self, head_dim: int, base: float = 10000.0):
         super().__init__()

@@ -49,3 +49,4 @@ class ModelSpec:
     head: str
     head_dim: int
     pairing: str = "nli"
+    position_std: float | None = None

@@ -1,4 +1,5 @@
-"""How fast each system grows with N, beside what its card claims, and where it beats attention."""
+"""How fast each system grows with N, beside what its card claims, where it beats attention, and the
+state that it decodes with."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from plots.crossings import (
 )
 from plots.length_entries import PASSES, Kind, Series, View
 from plots.length_notes import conditions, samples
+from plots.states import growing, state_records, state_table
 from plots.tables import MISSING, Table, write_tables
 
 # quantity: its curve, and the column of the card that claims its growth
@@ -50,12 +52,16 @@ def write(views: Sequence[View], models: Mapping[str, ModelRow], out: Path) -> l
     """``lengths_table_<level>_<dtype>`` as .md, .tex and .csv in the folder of each device."""
     written = []
     for view in views:
-        if any(pass_ != "decode" for pass_ in view.passes):
+        found = {kind: crossings(view, kind) for kind in BASELINE_TITLES}
+        tables = [growth(view, models)] if set(view.passes) - {"decode"} else []
+        tables += [crossing_table(view, kind, of) for kind, of in found.items() if of]
+        tables += [state_table(view)] if growing(view) else []
+        if tables:
             path = out / device_slug(view.device) / f"lengths_table_{view.suffix}"
-            found = {kind: crossings(view, kind) for kind in BASELINE_TITLES}
-            tables = [growth(view, models)]
-            tables += [crossing_table(view, kind, of) for kind, of in found.items() if of]
             records = [*_growth_records(view, models), *_crossing_records(view, found)]
+            records += [
+                [*_place(view, one), *cells, None, None, None] for one, cells in state_records(view)
+            ]
             written += write_tables(path, tables, CSV_COLUMNS, records)
     return written
 

@@ -89,7 +89,8 @@ def attention(
         causal: a query sees no key behind its own position.
         window: (left, right): a query at position p sees keys p - left .. p + right, inclusive.
         key_mask: False hides a key from every query.
-        score: soft cap, bias and activation of the scores; the plain softmax if None.
+        score: soft cap, bias and activation of the scores; the plain softmax if None. A bias by
+            relative position is given as the (1, H, N, M) tensor that it makes: in memory of that.
         scale: of the dot products; 1 / sqrt(K) if None.
         dropout_p: probability that a weight is dropped (the rest grows by 1 / (1 - p)).
         return_lse: also return the log of the softmax denominator, before dropout, differentiable,
@@ -106,8 +107,8 @@ def attention(
     score = score or Score()
     check_tensors(q, k, v, key_mask)
     _check_score(q, k, score, return_lse)
-    if window is not None and min(window) < 0:
-        raise ValueError(f"window must be (left, right) with both >= 0, got {window}")
+    if window is not None and not _is_window(window):
+        raise ValueError(f"window must be (left, right) with both integers >= 0, got {window}")
     if not 0 <= dropout_p < 1:
         raise ValueError(f"dropout_p must be in [0, 1), got {dropout_p}")
     return OP(
@@ -152,6 +153,12 @@ def check_tensors(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None) -> N
             )
         if key_mask.device != q.device:
             raise ValueError(f"key_mask must be on {q.device}, got {key_mask.device}")
+
+
+def _is_window(window: object) -> bool:
+    if not isinstance(window, tuple | list) or len(window) != 2:
+        return False
+    return all(isinstance(side, int) and side >= 0 for side in window)
 
 
 def _check_score(q: Tensor, k: Tensor, score: Score, return_lse: bool) -> None:

@@ -4,21 +4,18 @@ It has sequences before heads, aligns causal masks and windows bottom-right and 
 of a window, as here; its -1 is no bound. Its log-sum-exp carries no gradient.
 """
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from kernels.attention.score import Score
+from kernels.libraries import why_not
 
 WIDEST = 256
 
 
 def available() -> str | None:
     """Why it does not run here, or None."""
-    if find_spec("flash_attn") is None:
-        return "flash-attn is not installed (extra `gpu`)"
-    return None if torch.cuda.is_available() else "it needs a GPU"
+    return why_not("flash_attn", capability=(8, 0))
 
 
 def supports(
@@ -43,6 +40,8 @@ def supports(
         return "it has no bias and no weights but the softmax"
     if score.alibi is not None and score.alibi.requires_grad and torch.is_grad_enabled():
         return "it gives no gradient to score.alibi"
+    if score.soft_cap is not None and dropout_p:
+        return "it has no dropout beside a soft cap"
     if q.dtype not in (torch.float16, torch.bfloat16):
         return f"it has fp16 and bf16 only, not {q.dtype}"
     if q.shape[-1] != v.shape[-1] or q.shape[-1] > WIDEST:

@@ -1,6 +1,7 @@
 """torch's FlexAttention, compiled: the band as a block mask, the rest as a change of each score.
 
-Its block masks are made once for each geometry. On a CPU it has a forward pass only.
+Its block masks are made once for each geometry. On a CPU it has a forward pass only, without the
+log-sum-exp.
 """
 
 import functools
@@ -15,11 +16,15 @@ from torch.nn.attention.flex_attention import (
     flex_attention,
 )
 
+from kernels import compiling
 from kernels.attention.score import Score
+from kernels.compiling import available as available
 from kernels.geometry import geometry
 
 # positions of a block of its masks
 BLOCK = 128
+# of a head, for the products of its GPU kernel
+NARROWEST = 16
 
 
 def supports(
@@ -43,6 +48,10 @@ def supports(
     learned = [x for x in (q, k, v, score.bias, score.alibi) if x is not None and x.requires_grad]
     if q.device.type == "cpu" and learned and torch.is_grad_enabled():
         return "it has no backward pass on a CPU"
+    if q.device.type == "cpu" and return_lse:
+        return "it has no log-sum-exp on a CPU"
+    if q.device.type != "cpu" and min(q.shape[-1], v.shape[-1]) < NARROWEST:
+        return f"its heads are at least {NARROWEST} wide on a GPU"
     if q.dtype == torch.float64:
         return "it has no fp64"
     return None
@@ -67,7 +76,10 @@ def run(
     band = None
     if left is not None or right is not None:
         band = block_mask(n, m, left, right, q.device)
-    out, aux = compiled()(
+    if not torch.is_grad_enabled():
+        # on a CPU it refuses tensors that would want a gradient elsewhere
+        q, k, v = (x.detach() for x in (q, k, v))
+    found = compiled()(
         q,
         k,
         v,
@@ -75,15 +87,15 @@ def run(
         block_mask=band,
         scale=scale,
         enable_gqa=q.shape[1] != k.shape[1],
-        return_aux=AuxRequest(lse=True),
+        return_aux=AuxRequest(lse=True) if return_lse else None,
     )
-    return (out, aux.lse) if return_lse else out
+    return (found[0], found[1].lse) if return_lse else found
 
 
 @functools.cache
 def compiled() -> Callable[..., Any]:
     """FlexAttention through torch.compile: as it is, it would make the N x M matrix."""
-    return torch.compile(flex_attention, dynamic=False)
+    return compiling.compiled(flex_attention, dynamic=False, fullgraph=True)
 
 
 @functools.lru_cache(maxsize=64)

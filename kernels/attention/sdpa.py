@@ -59,11 +59,17 @@ def has_cuda_kernel(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout_p: float, causal: bool
 ) -> bool:
     """Whether torch says that one of its fused CUDA kernels takes the call."""
+    q, k, v = map(side_by_side, (q, k, v))
     k, v = (x[:, :1].expand(-1, q.shape[1], -1, -1) for x in (k, v))
     mask = None if key_mask is None else key_mask[:, None, None, :]
     call = SDPAParams(q, k, v, mask, dropout_p, causal and q.shape[2] > 1, False)
     kernels = (can_use_flash_attention, can_use_efficient_attention, can_use_cudnn_attention)
     return any(can_use(call) for can_use in kernels)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """With the channels of a head side by side in memory, as the fused kernels want them."""
+    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def run(
@@ -79,8 +85,7 @@ def run(
     dropout_p: float,
     return_lse: bool,
 ) -> Tensor:
-    # the fused kernels want the channels of a head side by side in memory
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = map(side_by_side, (q, k, v))
     k, v = repeat_heads(k, q), repeat_heads(v, q)
     mask = nothing = None
     if key_mask is not None:

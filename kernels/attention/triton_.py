@@ -4,15 +4,20 @@ emulated so far.
 Products take operands of the caller's type and add up in fp32: as in FlashAttention, weights and
 gradients of scores are rounded to fp16 or bf16 before they are multiplied. fp32 keeps its bits in
 three TF32 products. The arguments, the output and the log-sum-exp are kept. Inputs that are not
-contiguous are copied. It can be differentiated once.
+contiguous, or heads of a width that kernels do not take, are copied. It can be differentiated once.
+
+It refuses, for ``eager`` to do: activations other than the softmax (squared ReLU, Laplace), a bias
+of any shape, gradients of ALiBi's slopes, dropout, and heads wider than ``WIDEST``.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from kernels.attention import triton_kernels as kernels
 from kernels.attention.score import Score
@@ -20,13 +25,14 @@ from kernels.triton_tools import available as available
 from kernels.triton_tools import supports_device
 
 # wider heads would not fit into the registers
-WIDEST = 128
+WIDEST = kernels.WIDTHS[-1]
 
 
 class Lists(NamedTuple):
     """Blocks of ``block`` keys for each block of queries, and the other way round.
 
-    Offsets, indices and mask ids as in ``block_sparse_attention.layout.Layout``.
+    Offsets, indices and mask ids as in ``block_sparse_attention.layout.Layout``; ``tuned`` gives a
+    kernel with its configurations.
     """
 
     block: int
@@ -34,6 +40,7 @@ class Lists(NamedTuple):
     of_queries: tuple[Tensor, Tensor, Tensor]
     of_keys: tuple[Tensor, Tensor, Tensor]
     masks: Tensor
+    tuned: Callable[..., Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,11 +116,13 @@ class FlashAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        out = q.new_empty(*q.shape[:3], v.shape[-1])
+        inputs = tuple(_aligned(x) for x in (q, k, v))
+        out = q.new_empty(*q.shape[:3], inputs[2].shape[-1])
         lse = q.new_empty(q.shape[:3], dtype=torch.float32)
+        _launch("forward", plan, inputs, (out, lse))
+        out = out[..., : v.shape[-1]].contiguous()
         ctx.save_for_backward(q, k, v, out, lse)
         ctx.plan = plan
-        _launch("forward", plan, tuple(x.contiguous() for x in (q, k, v)), (out, lse))
         return out, lse
 
     @staticmethod
@@ -122,11 +131,18 @@ class FlashAttention(torch.autograd.Function):
         q, k, v, out, lse = ctx.saved_tensors
         d_out = torch.zeros_like(out) if d_out is None else d_out.contiguous()
         delta = _delta(out, d_out, lse, d_lse)
-        inputs = tuple(x.contiguous() for x in (q, k, v))
+        inputs, d_out = tuple(_aligned(x) for x in (q, k, v)), _aligned(d_out)
         d_q, d_k, d_v = (torch.empty_like(x) for x in inputs)
         _launch("query_grad", ctx.plan, inputs, (d_out, lse, delta, d_q))
         _launch("key_grad", ctx.plan, inputs, (d_out, lse, delta, d_k, d_v))
-        return d_q, d_k, d_v, None
+        found = zip((d_q, d_k, d_v), (q, k, v), strict=True)
+        return *(grad[..., : x.shape[-1]] for grad, x in found), None
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """Contiguous, rows filled up with zeros, which no score notices."""
+    missing = kernels.filled(x.shape[-1], x.dtype) - x.shape[-1]
+    return pad(x, (0, missing)) if missing else x.contiguous()
 
 
 def _delta(out: Tensor, d_out: Tensor, lse: Tensor, d_lse: Tensor | None) -> Tensor:
@@ -158,7 +174,8 @@ def _launch(name: str, plan: Plan, inputs: tuple[Tensor, ...], others: tuple[Ten
             return (-(-m // at["BN"]) * batch * key_heads,)
         return (-(-n // at["BM"]) * batch * heads,)
 
-    kernels.tuned(name, q.dtype, max(width, value_width), block)[grid](
+    tuned = lists.tuned if lists else kernels.tuned
+    tuned(name, q.dtype, max(width, value_width), block)[grid](
         *inputs, *others, key_mask, q if plan.alibi is None else plan.alibi, *listed,
         heads, heads // key_heads, lists.heads if lists else 1, n, m, plan.left or 0,
         plan.right or 0, plan.scale, plan.soft_cap or 1.0,

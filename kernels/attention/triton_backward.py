@@ -17,6 +17,7 @@ from kernels.attention.triton_tile import (
     load_rows,
     product,
     query_range,
+    rounded,
     store_rows,
     tile_at,
 )
@@ -65,9 +66,9 @@ def attention_query_grad(
     z = (tl.program_id(0) // tiles).to(tl.int64)
     i = first + tl.arange(0, BM)
     lse, delta = load_sums(lse_ptr + z * n, delta_ptr + z * n, i, n)
-    q = load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K).to(DOT)
+    q = rounded(load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K), DOT)
     seeing = (i < n) & (lse != float("inf"))
-    d_out = load_rows(d_out_ptr + z * n * V, i, seeing, V, PADDED_V).to(DOT)
+    d_out = rounded(load_rows(d_out_ptr + z * n * V, i, seeing, V, PADDED_V), DOT)
     k_ptr += z // group * m * K
     v_ptr += z // group * m * V
     key_mask_ptr += z // heads * m
@@ -79,18 +80,18 @@ def attention_query_grad(
     for step in range(start, stop):
         begin, mask, partial = tile_at(step, indices_ptr, mask_ids_ptr, masks_ptr, BN, BLOCK)
         j = begin + tl.arange(0, BN)
-        k = load_rows(k_ptr, j, j < m, K, PADDED_K).to(DOT)
+        k = rounded(load_rows(k_ptr, j, j < m, K, PADDED_K), DOT)
         s = product(q, tl.trans(k), SPLIT) * scale
         s, t = bend(
             s, i[:, None], j[None, :], n, m, left, right, cap, slope, key_mask_ptr, mask, partial,
             LEFT, RIGHT, MASKED, ALIBI, CAP, BLOCK,
         )  # fmt: skip
         p = tl.exp(s - lse[:, None])
-        v = load_rows(v_ptr, j, j < m, V, PADDED_V).to(DOT)
+        v = rounded(load_rows(v_ptr, j, j < m, V, PADDED_V), DOT)
         d_s = p * (product(d_out, tl.trans(v), SPLIT) - delta[:, None])
         if CAP:
             d_s = d_s * (1 - t * t)
-        d_q += product(d_s.to(DOT), k, SPLIT)
+        d_q += product(rounded(d_s, DOT), k, SPLIT)
     store_rows(d_q_ptr + z * n * K, d_q * scale, i, i < n, K, PADDED_K)
 
 
@@ -112,8 +113,8 @@ def attention_key_grad(
     first = tl.program_id(0) % tiles * BN
     shared = (tl.program_id(0) // tiles).to(tl.int64)
     j = first + tl.arange(0, BN)
-    k = load_rows(k_ptr + shared * m * K, j, j < m, K, PADDED_K).to(DOT)
-    v = load_rows(v_ptr + shared * m * V, j, j < m, V, PADDED_V).to(DOT)
+    k = rounded(load_rows(k_ptr + shared * m * K, j, j < m, K, PADDED_K), DOT)
+    v = rounded(load_rows(v_ptr + shared * m * V, j, j < m, V, PADDED_V), DOT)
     key_mask_ptr += shared * group // heads * m
     d_k = tl.zeros([BN, PADDED_K], tl.float32)
     d_v = tl.zeros([BN, PADDED_V], tl.float32)
@@ -128,7 +129,7 @@ def attention_key_grad(
             begin, mask, partial = tile_at(step, indices_ptr, mask_ids_ptr, masks_ptr, BM, BLOCK)
             i = begin + tl.arange(0, BM)
             lse, delta = load_sums(lse_ptr + z * n, delta_ptr + z * n, i, n)
-            q = load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K).to(DOT)
+            q = rounded(load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K), DOT)
             s = product(k, tl.trans(q), SPLIT) * scale
             s, t = bend(
                 s, i[None, :], j[:, None], n, m, left, right, cap, slope, key_mask_ptr, mask,
@@ -136,11 +137,11 @@ def attention_key_grad(
             )  # fmt: skip
             p = tl.exp(s - lse[None, :])
             seeing = (i < n) & (lse != float("inf"))
-            d_out = load_rows(d_out_ptr + z * n * V, i, seeing, V, PADDED_V).to(DOT)
-            d_v += product(p.to(DOT), d_out, SPLIT)
+            d_out = rounded(load_rows(d_out_ptr + z * n * V, i, seeing, V, PADDED_V), DOT)
+            d_v += product(rounded(p, DOT), d_out, SPLIT)
             d_s = p * (product(v, tl.trans(d_out), SPLIT) - delta[None, :])
             if CAP:
                 d_s = d_s * (1 - t * t)
-            d_k += product(d_s.to(DOT), q, SPLIT)
+            d_k += product(rounded(d_s, DOT), q, SPLIT)
     store_rows(d_k_ptr + shared * m * K, d_k * scale, j, j < m, K, PADDED_K)
     store_rows(d_v_ptr + shared * m * V, d_v, j, j < m, V, PADDED_V)

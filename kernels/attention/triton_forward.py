@@ -8,7 +8,15 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.attention.triton_tile import bend, key_range, load_rows, product, store_rows, tile_at
+from kernels.attention.triton_tile import (
+    bend,
+    key_range,
+    load_rows,
+    product,
+    rounded,
+    store_rows,
+    tile_at,
+)
 
 
 @no_type_check
@@ -26,7 +34,7 @@ def attention_forward(
     first = tl.program_id(0) % tiles * BM
     z = (tl.program_id(0) // tiles).to(tl.int64)
     i = first + tl.arange(0, BM)
-    q = load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K).to(DOT)
+    q = rounded(load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K), DOT)
     # heads come in groups that share keys, and the groups of all examples follow each other
     k_ptr += z // group * m * K
     v_ptr += z // group * m * V
@@ -41,7 +49,7 @@ def attention_forward(
     for step in range(start, stop):
         begin, mask, partial = tile_at(step, indices_ptr, mask_ids_ptr, masks_ptr, BN, BLOCK)
         j = begin + tl.arange(0, BN)
-        k = load_rows(k_ptr, j, j < m, K, PADDED_K).to(DOT)
+        k = rounded(load_rows(k_ptr, j, j < m, K, PADDED_K), DOT)
         s = product(q, tl.trans(k), SPLIT) * scale
         s, _ = bend(
             s, i[:, None], j[None, :], n, m, left, right, cap, slope, key_mask_ptr, mask, partial,
@@ -53,8 +61,8 @@ def attention_forward(
         p = tl.exp(s - base[:, None])
         shrink = tl.exp(top - base)
         total = total * shrink + tl.sum(p, 1)
-        v = load_rows(v_ptr, j, j < m, V, PADDED_V).to(DOT)
-        out = out * shrink[:, None] + product(p.to(DOT), v, SPLIT)
+        v = rounded(load_rows(v_ptr, j, j < m, V, PADDED_V), DOT)
+        out = out * shrink[:, None] + product(rounded(p, DOT), v, SPLIT)
         top = new
     nothing = total == 0
     out = out / tl.where(nothing, 1.0, total)[:, None]

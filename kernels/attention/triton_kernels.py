@@ -18,7 +18,7 @@ from kernels.attention.triton_backward import (
     attention_query_grad,
 )
 from kernels.attention.triton_forward import attention_forward
-from kernels.triton_tools import Tuned, Variant, interpreted
+from kernels.triton_tools import DTYPES, Tuned, Variant
 
 FUNCTIONS = {
     "forward": attention_forward,
@@ -30,19 +30,19 @@ WIDTHS = (64, 128)
 # (queries, keys, warps, stages) of (bytes of a number, width); the first spills on no target
 CONFIGS: dict[str, dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]] = {
     "forward": {
-        (2, 64): ((64, 32, 4, 2), (64, 64, 4, 1), (128, 64, 8, 2)),
-        (2, 128): ((32, 32, 4, 2), (64, 32, 8, 2), (128, 64, 8, 2)),
+        (2, 64): ((64, 32, 4, 1), (64, 64, 4, 1), (128, 64, 8, 2)),
+        (2, 128): ((32, 32, 4, 1), (64, 32, 8, 2), (128, 64, 8, 2)),
         (4, 64): ((64, 32, 8, 1), (32, 32, 4, 1), (64, 64, 8, 1)),
         (4, 128): ((16, 32, 4, 1), (32, 32, 4, 1), (64, 32, 8, 1)),
     },
     "query_grad": {
-        (2, 64): ((64, 64, 4, 2), (64, 32, 4, 2), (128, 64, 8, 2)),
+        (2, 64): ((64, 32, 4, 2), (64, 64, 4, 2), (128, 64, 8, 2)),
         (2, 128): ((32, 32, 4, 1), (64, 32, 4, 2), (64, 64, 8, 2)),
-        (4, 64): ((32, 32, 4, 1), (32, 32, 8, 1), (64, 32, 8, 1)),
+        (4, 64): ((32, 16, 4, 1), (32, 32, 8, 1), (64, 32, 8, 1)),
         (4, 128): ((16, 16, 8, 1), (16, 32, 8, 1), (32, 32, 8, 1)),
     },
     "key_grad": {
-        (2, 64): ((32, 64, 4, 1), (32, 32, 4, 2), (64, 64, 8, 2)),
+        (2, 64): ((16, 64, 4, 1), (32, 32, 4, 2), (64, 64, 8, 2)),
         (2, 128): ((32, 32, 8, 1), (32, 64, 8, 2), (64, 64, 8, 1)),
         (4, 64): ((16, 32, 4, 1), (32, 16, 4, 1), (32, 32, 8, 1)),
         (4, 128): ((16, 16, 4, 1), (16, 32, 8, 1), (32, 32, 8, 1)),
@@ -77,14 +77,15 @@ def padded(width: int) -> int:
     return max(16, triton.next_power_of_2(width))
 
 
-def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
-    """The dtype of the operands of products, and whether they are split to keep all their bits.
+def filled(width: int, dtype: torch.dtype) -> int:
+    """Columns of the matrices that kernels read: loads of single numbers, and with fp32 whatever
+    does not fill a tile, would take more registers than there are."""
+    return padded(width) if dtype == torch.float32 else -(-width // 8) * 8
 
-    The interpreter multiplies the bit patterns of bf16: there it becomes fp32.
-    """
+
+def arithmetic(dtype: torch.dtype) -> dict[str, Any]:
+    """The dtype of the operands of products, and whether they are split to keep all their bits."""
     dot = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}[dtype]
-    if interpreted() and dtype == torch.bfloat16:
-        dot = tl.float32
     return {"DOT": dot, "SPLIT": dtype == torch.float32}
 
 
@@ -95,26 +96,30 @@ def kind_of(argument: str) -> str:
 
 
 def variants() -> Iterator[Variant]:
-    """What the compile gate compiles of dense attention."""
-    yield from variants_of(0)
-    constants = {"V": 64, "PADDED_V": 64, "D_LSE": True}
-    yield from DELTA.variants("float16", constants, kind_of)
-
-
-def variants_of(block: int) -> Iterator[Variant]:
-    """Every default in each row of the tables, all configurations of fp16 at width 64; with all
-    that changes and hides scores, and lists of blocks of that size (0: none)."""
-    for dtype, width in (
-        (torch.float16, 64), (torch.bfloat16, 128), (torch.float32, 64), (torch.float32, 128),
+    """What the compile gate compiles of dense attention: with all that changes and hides scores in
+    heads that do not fill their tiles, and whole tiles without any of it; all configurations of
+    fp16 at width 64."""
+    for dtype, width, full in (
+        (torch.float16, 64, True), (torch.float16, 128, False),
+        (torch.bfloat16, 64, False), (torch.bfloat16, 128, True),
+        (torch.float32, 64, False), (torch.float32, 128, True),
     ):  # fmt: skip
+        own = filled(width - 8 if full else width, dtype)
         constants = {
-            **{"K": width, "V": width, "PADDED_K": width, "PADDED_V": width, "BLOCK": block},
-            **dict.fromkeys(("LEFT", "RIGHT", "ALIBI", "CAP"), not block),
-            **{"MASKED": True, **arithmetic(dtype)},
+            **{"K": own, "V": own, "PADDED_K": width, "PADDED_V": width, "BLOCK": 0},
+            **dict.fromkeys(("LEFT", "RIGHT", "MASKED", "ALIBI", "CAP"), full),
+            **arithmetic(dtype),
         }
-        kind = "block_sparse" if block else "attention"
+        form = "full" if full else "plain"
         for name in FUNCTIONS:
-            found = tuned(name, dtype, width, block).variants(
-                str(dtype).removeprefix("torch."), constants, kind_of, name=f"{kind}_{name}-{width}"
+            found = tuned(name, dtype, width, 0).variants(
+                str(dtype).removeprefix("torch."),
+                constants,
+                kind_of,
+                name=f"attention_{name}-{width}-{form}",
             )
-            yield from (v for v in found if v.default or dtype == torch.float16)
+            yield from (v for v in found if v.default or (dtype, width) == (torch.float16, 64))
+    for name, given in (*((name, True) for name in DTYPES), ("float16", False)):
+        constants = {"V": 127, "PADDED_V": 128, "D_LSE": given}
+        found = DELTA.variants(name, constants, kind_of)
+        yield from (v for v in found if v.default or name == "float32")

@@ -11,6 +11,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
+from kernels.triton_tools import interpreted
+
+EMULATED = tl.constexpr(interpreted())
 # what TF32 keeps of the bits of fp32, and half of the last of those
 TF32 = tl.constexpr(-8192)
 HALF = tl.constexpr(4096)
@@ -34,7 +37,22 @@ def store_rows(at, x, rows, real, WIDTH: tl.constexpr, PADDED: tl.constexpr):
     column = tl.arange(0, PADDED)
     inside = real[:, None] & (column[None, :] < WIDTH)
     where = at + rows[:, None] * WIDTH + column[None, :]
-    tl.store(where, x.to(at.dtype.element_ty), mask=inside)
+    tl.store(where, rounded(x, at.dtype.element_ty).to(at.dtype.element_ty), mask=inside)
+
+
+@no_type_check
+@triton.jit
+def rounded(x, TYPE: tl.constexpr):
+    """x in a type that products take. An interpreter cuts the bits of bf16 off and multiplies what
+    is left as integers: there it is the nearest number (ties to even) in fp32."""
+    if EMULATED and TYPE == tl.bfloat16:  # noqa: SIM300
+        x = x.to(tl.float32)
+        bits = x.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        # the carry must not make a number of NaN
+        return tl.where(x == x, bits.to(tl.float32, bitcast=True), x)
+    else:
+        return x.to(TYPE)
 
 
 @no_type_check

@@ -4,20 +4,24 @@ It has sequences before heads. Its masks named "from bottom right" align causal 
 here, both ends of a window included.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.attention.score import Score, repeat_heads
+from kernels.attention.sdpa import side_by_side
+from kernels.libraries import why_not
+
+# heads of its kernel with windows, which is FlashAttention's
+WIDEST = 256
+# what it reads at once
+ALIGNED_BYTES = 16
 
 
 def available() -> str | None:
     """Why it does not run here, or None."""
-    if find_spec("xformers") is None:
-        return "xformers is not installed (extra `gpu`)"
-    return None if torch.cuda.is_available() else "it needs a GPU"
+    return why_not("xformers.ops")
 
 
 def supports(
@@ -46,6 +50,13 @@ def supports(
         return "it does not say what queries without keys get"
     if q.dtype == torch.float64:
         return "it has no fp64"
+    if any(x.shape[-1] * x.element_size() % ALIGNED_BYTES for x in (q, v)):
+        return f"it needs heads of multiples of {ALIGNED_BYTES} bytes"
+    if window is not None:
+        if q.dtype == torch.float32:
+            return "it has windows in fp16 and bf16 only"
+        if q.shape[-1] != v.shape[-1] or q.shape[-1] > WIDEST:
+            return f"its windows need keys and values of one width, at most {WIDEST}"
     return "its tensors must be on a GPU" if q.device.type != "cuda" else None
 
 
@@ -71,6 +82,7 @@ def run(
         mask = masks.LocalAttentionFromBottomRightMask(window_left=window[0], window_right=right)
     elif causal:
         mask = masks.LowerTriangularFromBottomRightMask()
+    q, k, v = map(side_by_side, (q, k, v))
     k, v = repeat_heads(k, q), repeat_heads(v, q)
     out = memory_efficient_attention(
         *(x.transpose(1, 2) for x in (q, k, v)), attn_bias=mask, p=dropout_p, scale=scale

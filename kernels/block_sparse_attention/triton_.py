@@ -3,9 +3,11 @@ emulated so far."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kernels.attention.triton_ import FlashAttention, Lists, Plan, supports_tensors
 from kernels.block_sparse_attention.layout import Layout
+from kernels.block_sparse_attention.triton_kernels import filled, tuned
 from kernels.triton_tools import available as available
 
 # of which the kernels can take whole tiles
@@ -45,6 +47,15 @@ def run(
         (layout.offsets, layout.indices, layout.mask_ids),
         layout.transposed(),
         layout.masks.view(torch.uint8),
+        tuned,
     )
-    out, lse = FlashAttention.apply(q, k, v, Plan(scale, key_mask=key_mask, lists=lists))
+    plan = Plan(scale, key_mask=key_mask, lists=lists)
+    out, lse = FlashAttention.apply(*(_filled(x) for x in (q, k, v)), plan)
+    out = out[..., : v.shape[-1]]
     return (out, lse) if return_lse else out
+
+
+def _filled(x: Tensor) -> Tensor:
+    """Rows with zeros behind them, in the width that the kernels take."""
+    missing = filled(x.shape[-1], x.dtype) - x.shape[-1]
+    return pad(x, (0, missing)) if missing else x

@@ -4,6 +4,7 @@ Schlag et al. 2021 (arXiv 2102.11174), Yang et al. 2024 (arXiv 2406.06484, Delta
 2024 (arXiv 2412.06464, Gated DeltaNet). Legend: B batch, H heads, N length, K/V widths of a head.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -58,7 +59,7 @@ def delta_rule(
     if initial_state is not None:
         _expect("initial_state", initial_state, q, batch, heads, width, v.shape[3])
     if key_mask is not None:
-        _expect("key_mask", key_mask, q, batch, n)
+        _expect("key_mask", key_mask, q, batch, n, boolean=True)
         hidden = ~key_mask[:, None]
         k, v = (x.masked_fill(hidden[..., None], 0) for x in (k, v))
         beta = beta.masked_fill(hidden, 0)
@@ -74,12 +75,16 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
             )
         if x.dtype != q.dtype:
             raise ValueError(f"delta_rule: {name} is {x.dtype}, q is {q.dtype}")
+    _expect("q", q, q, *q.shape)
     _expect("k", k, q, *q.shape)
     _expect("v", v, q, *q.shape[:3], v.shape[3])
 
 
-def _expect(name: str, x: Tensor, like: Tensor, *shape: int) -> None:
+def _expect(name: str, x: Tensor, like: Tensor, *shape: int, boolean: bool = False) -> None:
     if tuple(x.shape) != shape:
         raise ValueError(f"delta_rule: {name} must be {shape}, got {tuple(x.shape)}")
+    if not (x.dtype == torch.bool if boolean else x.is_floating_point()):
+        kind = "bool" if boolean else "floating"
+        raise ValueError(f"delta_rule: {name} must be {kind} {shape}, got {x.dtype}")
     if x.device != like.device:
         raise ValueError(f"delta_rule: {name} is on {x.device}, not on {like.device}")

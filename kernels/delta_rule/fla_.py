@@ -4,12 +4,13 @@ It lays tensors out as ``(B, N, H, K)`` and has one function with a decay and on
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from kernels.libraries import why_not
 
 # heads of its kernels
 WIDEST = 256
@@ -19,9 +20,7 @@ FLOOR = -100.0
 
 def available() -> str | None:
     """Why the library does not run here, or None."""
-    if find_spec("fla") is None:
-        return "fla is not installed (extra `gpu`)"
-    return None if torch.cuda.is_available() else "it needs a GPU"
+    return why_not("fla.ops.delta_rule")
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, **rest: Any) -> str | None:

@@ -13,21 +13,26 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.delta_rule.triton_kernels import APPLY, INVERSE, STATE, STATE_GRAD
+from kernels.delta_rule.triton_kernels import (
+    APPLY,
+    CHUNK,
+    INVERSE,
+    STATE,
+    STATE_GRAD,
+    widest,
+)
 from kernels.linear_attention import triton_launch as launch
 from kernels.linear_attention.triton_parts import precision
 from kernels.triton_tools import available as available
 from kernels.triton_tools import supports_device
 
-# positions of a chunk, and keys of a head: the state of a block of values stays in registers
-CHUNK, WIDEST = 32, 128
-
 
 def supports(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, **rest: Any) -> str | None:
     """Why this call cannot run here, or None."""
-    if q.shape[-1] > WIDEST:
-        return f"its keys are {WIDEST} wide at most, not {q.shape[-1]}"
-    return supports_device(q)
+    if q.shape[-1] > widest(q.dtype):
+        return f"its keys in {q.dtype} are {widest(q.dtype)} wide at most, not {q.shape[-1]}"
+    every = (q, k, v, beta, *rest.values())
+    return next(filter(None, (supports_device(x) for x in every if x is not None)), None)
 
 
 def run(

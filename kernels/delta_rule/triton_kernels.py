@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.linear_attention.triton_kernels import WIDE, kind_of
+from kernels.linear_attention.triton_kernels import WIDE, constants_of, forms, kind_of
 from kernels.linear_attention.triton_parts import (
     between,
     from_start,
@@ -24,6 +24,9 @@ from kernels.linear_attention.triton_parts import (
     to_end,
 )
 from kernels.triton_tools import Tuned, Variant
+
+# positions of a chunk
+CHUNK = 32
 
 
 @no_type_check
@@ -142,6 +145,11 @@ def delta_state_grad_kernel(
     put(first + row * K * V, state, ks, ks < K, vs, V)
 
 
+def widest(dtype: torch.dtype) -> int:
+    """Keys of a head, at most: the state of a block of values stays in registers."""
+    return 64 if dtype == torch.float32 else 128
+
+
 def _config(warps: int, **constants: int) -> Any:
     return triton.Config(constants, num_warps=warps, num_stages=1)
 
@@ -150,22 +158,28 @@ INVERSE = Tuned(delta_inverse_kernel, (_config(4, BK=32), _config(8, BK=64)), ("
 APPLY = Tuned(delta_apply_kernel, (_config(4, BK=32), _config(4, BK=64)), ("V", "SCALED", "DECAY"))
 STATE = Tuned(delta_state_kernel, (_config(4, BV=16), _config(8, BV=32)), ("K", "V", "DECAY"))
 STATE_GRAD = Tuned(
-    delta_state_grad_kernel, (_config(4, BV=16), _config(8, BV=32)), ("K", "V", "DECAY")
+    delta_state_grad_kernel, (_config(4, BV=16), _config(8, BV=16)), ("K", "V", "DECAY")
 )
 
 
 def variants() -> Iterator[Variant]:
-    """Heads of 64, with a decay."""
-    wide = (*WIDE, "inverse", "reads", "added", "u", "final", "grad_u", "first", "out", "beta")
+    """The widest keys, with a decay and without; and linear attention's kernels as they are called
+    from here, with values in fp32."""
+    wide = (*WIDE, "inverse", "reads", "added", "u", "final", "grad_u", "first", "out")
     kind = partial(kind_of, wide=wide)
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        own: dict[str, Any] = {
-            "DECAY": True, "C": 32, "PRECISION": precision(dtype),
-        }  # fmt: skip
-        sizes = {**own, "K": 64, "V": 64, "BK": 64}
-        yield from INVERSE.variants(name, {**own, "K": 64}, kind, name="delta_inverse")
-        apply = {**own, "V": 64, "SCALED": True}
-        yield from APPLY.variants(name, apply, kind, name="delta_apply")
-        yield from STATE.variants(name, sizes, kind, name="delta_state")
-        yield from STATE_GRAD.variants(name, sizes, kind, name="delta_state_grad")
+    for dtype, decay in ((torch.float32, 1), (torch.bfloat16, 0), (torch.float16, 1)):
+        width = widest(dtype)
+        own = constants_of(
+            dtype, decay, K=width, V=width, C=CHUNK, BK=width, PHI=0, MASKED=False,
+            SUM=False, SCALED=True, WITHIN=True, VALUES=False,
+        )  # fmt: skip
+        for tuned in (INVERSE, APPLY, STATE, STATE_GRAD):
+            found = tuned.variants(str(dtype).removeprefix("torch."), own, kind)
+            yield from (v for v in found if v.default or dtype == torch.float32)
+        yield from forms(dtype, own, "delta", wide=(*WIDE, "v"))
+        if dtype == torch.float32:
+            strict = own | {"STRICT": True, "PAST": False}
+            yield from forms(dtype, strict, "delta-strict", wide=(*WIDE, "v", "y"))
+    transposed = own | {"SCALED": False, "DECAY": 0, "PRECISION": precision(torch.float32)}
+    found = APPLY.variants("float32", transposed, kind, name="delta_apply-transposed")
+    yield from (v for v in found if v.default)

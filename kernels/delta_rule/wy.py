@@ -10,6 +10,10 @@ Yang et al. 2024, arXiv 2406.06484, section 3; with decay 2412.06464, section 3.
 once for v and once for k, so that u follows from any S by one product. Given u, the rest is causal
 linear attention with u for values. Only sums of log-decays, all <= 0, are ever exponentiated.
 
+Chunks follow each other in a Python loop, forward and backward, a few products each: what a chunk
+does to the state is a full ``(K, K)`` matrix, and a scan would multiply those with each other,
+level after level, which is more work than all the steps.
+
 Legend: X batch times heads, n chunks, C chunk, K/V widths.
 """
 

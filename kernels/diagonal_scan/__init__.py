@@ -24,7 +24,7 @@ def diagonal_scan(
     initial: Inexact[Tensor, "B D"] | None = None,
     backend: str = "auto",
 ) -> Inexact[Tensor, "B N D"]:
-    """Every state of the recurrence.
+    """Every state of the recurrence (S5, Smith et al. 2023, arXiv 2208.04933, section 2.2).
 
     ``h_t = a_t * h_{t-1} + b_t`` from t = 0 on, with ``h_{-1} = initial``; reversed,
     ``h_t = a_t * h_{t+1} + b_t`` from t = N-1 down, with ``h_N = initial``. Any a is safe: 0, 1,
@@ -58,7 +58,11 @@ def diagonal_scan(
             f"diagonal_scan: initial must be (B, D) = {(wanted[0], wanted[2])}, "
             f"got {_shape(initial)}"
         )
-    for name, x in (("a", a), ("initial", initial)):
+    for name, x in (("a", a), ("b", b), ("initial", initial)):
+        if x is not None and not (x.is_floating_point() or x.is_complex()):
+            raise ValueError(
+                f"diagonal_scan: {name} {_shape(x)} must be floating or complex, got {x.dtype}"
+            )
         if x is not None and x.device != b.device:
             raise ValueError(f"diagonal_scan: {name} is on {x.device}, b on {b.device}")
     return OP(backend, a, b, reverse=reverse, initial=initial)

@@ -124,12 +124,16 @@ carries_kernel = Tuned(diagonal_scan_carries, CONFIGS, ("d", "chunks", "COMPLEX"
 
 
 def variants() -> Iterator[Variant]:
-    """Both passes over chunks and the carries: real in every dtype, complex in fp32."""
-    for dtype in DTYPES:
-        for is_complex in (False, True) if dtype == "float32" else (False,):
-            for states in (False, True):
+    """Both passes over chunks and the carries: real in every dtype, each pass in one direction;
+    complex in fp32."""
+    for dtype, is_complex in (*((name, False) for name in DTYPES), ("float32", True)):
+        for states in (False, True):
+            for reverse in (False, True) if is_complex else (states,):
                 constants = {"CHUNK": CHUNK, "COMPLEX": is_complex, "STATES": states}
-                constants["REVERSE"] = False
-                yield from chunks_kernel.variants(dtype, constants, pointer_kind("a b"))
+                found = chunks_kernel.variants(
+                    dtype, {**constants, "REVERSE": reverse}, pointer_kind("a b")
+                )
+                yield from (v for v in found if v.default or (is_complex and states and reverse))
     for is_complex in (False, True):
-        yield from carries_kernel.variants("float32", {"COMPLEX": is_complex}, pointer_kind())
+        found = carries_kernel.variants("float32", {"COMPLEX": is_complex}, pointer_kind())
+        yield from (v for v in found if v.default or is_complex)

@@ -55,6 +55,11 @@ def dynamic_conv(
             f"dynamic_conv: weights have {weights.shape[3]} taps, an even number has no centre: "
             "take an odd one or causal=True"
         )
+    for name, x in (("v", v), ("weights", weights)):
+        if not x.is_floating_point():
+            raise ValueError(
+                f"dynamic_conv: {name} {tuple(x.shape)} must be floating, got {x.dtype}"
+            )
     if weights.device != v.device:
         raise ValueError(f"dynamic_conv: weights are on {weights.device}, v on {v.device}")
     return OP(backend, v, weights, causal=causal)

@@ -17,7 +17,7 @@ from kernels.triton_tools import supports_device
 
 def supports(v: Tensor, weights: Tensor, *, causal: bool = True) -> str | None:
     """Why this call cannot run here, or None."""
-    return supports_device(v)
+    return supports_device(v) or supports_device(weights)
 
 
 def run(

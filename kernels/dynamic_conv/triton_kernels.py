@@ -9,7 +9,7 @@ from typing import Any, no_type_check
 import triton
 import triton.language as tl
 
-from kernels.triton_tools import Tuned, Variant
+from kernels.triton_tools import DTYPES, Tuned, Variant
 
 
 @no_type_check
@@ -72,10 +72,15 @@ WEIGHTS = Tuned(dynamic_conv_weights_kernel, _configs((64, 32), (32, 64), (128, 
 
 def variants() -> Iterator[Variant]:
     """Heads of 64, seven taps."""
-    constants = {"K": 64, "W": 7, "TURNED": False}
-    for dtype in ("float32", "bfloat16"):
-        for name, tuned in (("dynamic_conv", CONV), ("dynamic_conv_weights", WEIGHTS)):
-            yield from tuned.variants(dtype, constants, _kind, name=name)
+    for dtype in DTYPES:
+        for name, tuned, turned in (
+            ("dynamic_conv", CONV, False),
+            ("dynamic_conv-turned", CONV, True),
+            ("dynamic_conv_weights", WEIGHTS, False),
+        ):
+            constants = {"K": 64, "W": 7, "TURNED": turned}
+            found = tuned.variants(dtype, constants, _kind, name=name)
+            yield from (v for v in found if v.default or (dtype == "float32" and not turned))
 
 
 def _kind(argument: str) -> str:

@@ -27,6 +27,9 @@ def iterative_pinv(
         iterations: how often to refine, >= 0.
         backend: ``auto``, ``reference``, ``eager`` (in fp32 or wider) or ``compile``.
 
+    Returns:
+        The inverses, of a's dtype.
+
     Raises:
         ValueError: names the argument and its shape.
     """

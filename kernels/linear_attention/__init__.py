@@ -5,6 +5,7 @@ decay, RetNet, Mamba-2, GLA and RWKV-6. Legend: B batch, H heads, N queries, M k
 head, F features.
 """
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
@@ -107,10 +108,11 @@ def _check(
             raise ValueError(f"linear_attention: {name} is {x.dtype}, q is {q.dtype}")
     batch, heads, _, width = q.shape
     length = k.shape[2]
+    _expect("q", q, q, *q.shape)
     _expect("k", k, q, batch, heads, length, width)
     _expect("v", v, q, batch, heads, length, v.shape[3])
     if key_mask is not None:
-        _expect("key_mask", key_mask, q, batch, length)
+        _expect("key_mask", key_mask, q, batch, length, boolean=True)
     if any(isinstance(x, Tensor) and x.requires_grad for x in vars(feature_map).values()):
         raise ValueError(
             "linear_attention: feature_map has tensors that require a gradient and would get none: "
@@ -137,9 +139,12 @@ def _check_state(
         raise ValueError("linear_attention: initial_state[1] is None, normalise=True needs it")
 
 
-def _expect(name: str, x: Tensor, like: Tensor, *shape: int) -> None:
+def _expect(name: str, x: Tensor, like: Tensor, *shape: int, boolean: bool = False) -> None:
     if tuple(x.shape) != shape:
         raise ValueError(f"linear_attention: {name} must be {shape}, got {_shape(x)}")
+    if not (x.dtype == torch.bool if boolean else x.is_floating_point()):
+        kind = "bool" if boolean else "floating"
+        raise ValueError(f"linear_attention: {name} must be {kind} {shape}, got {x.dtype}")
     if x.device != like.device:
         raise ValueError(f"linear_attention: {name} is on {x.device}, not on {like.device}")
 

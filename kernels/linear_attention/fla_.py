@@ -5,13 +5,13 @@ so normalised calls are refused; it lays tensors out as ``(B, N, H, K)``.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from kernels.libraries import why_not
 from kernels.linear_attention.feature_map import FeatureMap
 from kernels.linear_attention.slices import wide
 
@@ -21,9 +21,7 @@ FLOOR = -100.0
 
 def available() -> str | None:
     """Why the library does not run here, or None."""
-    if find_spec("fla") is None:
-        return "fla is not installed (extra `gpu`)"
-    return None if torch.cuda.is_available() else "it needs a GPU"
+    return why_not("fla.ops.gla")
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> str | None:

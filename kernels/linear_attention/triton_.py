@@ -17,12 +17,10 @@ from torch.autograd.function import once_differentiable
 from kernels.linear_attention import triton_launch as launch
 from kernels.linear_attention.feature_map import EluPlusOne, FeatureMap, Identity, Relu
 from kernels.linear_attention.slices import hide, wide
+from kernels.linear_attention.triton_kernels import WIDEST
 from kernels.linear_attention.triton_parts import chunk_length
 from kernels.triton_tools import available as available
 from kernels.triton_tools import supports_device
-
-# features of a head
-WIDEST = 512
 
 
 def supports(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> str | None:
@@ -30,7 +28,9 @@ def supports(q: Tensor, k: Tensor, v: Tensor, **rest: Any) -> str | None:
     features = rest["feature_map"].width(q.shape[-1])
     if max(features, v.shape[-1]) > WIDEST:
         return f"heads are wider than {WIDEST}"
-    return supports_device(q)
+    state = rest["initial_state"] or ()
+    every = (q, k, v, rest["log_decay"], *state)
+    return next(filter(None, (supports_device(x) for x in every if x is not None)), None)
 
 
 def run(

@@ -14,13 +14,9 @@ from torch import Tensor
 from kernels.linear_attention.chunked import log_decay_gradient
 from kernels.linear_attention.decay import FLOOR
 from kernels.linear_attention.slices import in_chunks
-from kernels.linear_attention.triton_kernels import (
-    KEY_GRAD,
-    OUTPUT,
-    QUERY_GRAD,
-    STATE,
-)
+from kernels.linear_attention.triton_kernels import tuned
 from kernels.linear_attention.triton_parts import precision
+from kernels.triton_tools import Tuned
 
 # chunks that one program sums where nothing has an order
 STEPS = 8
@@ -51,6 +47,9 @@ class Setting:
 
     def chunks(self, n: int) -> int:
         return -(-n // self.chunk)
+
+    def kernel(self, name: str) -> Tuned:
+        return tuned(name, self.dtype, self.decay, self.chunk)
 
     def constants(self, x: Tensor, v: Tensor, mask: Tensor | None) -> dict[str, Any]:
         """Those that all kernels take."""
@@ -83,7 +82,7 @@ def each_state(
     states = initial[0].new_empty(rows, chunks, width, values.shape[-1])
     sums = initial[0].new_zeros(rows, chunks, width)
     last, last_sum = torch.empty_like(initial[0]), torch.zeros_like(initial[1])
-    STATE[_state_grid(rows, 1)](
+    it.kernel("state")[_state_grid(rows, 1)](
         x, values, _or(weights, x), _or(g, x), _or(mask, x), *initial, states, sums, last, last_sum,
         n, it.heads, chunks, chunks, it.shift,
         REVERSE=reverse, WEIGHTED=weights is not None, EACH=True, **it.constants(x, values, mask),
@@ -99,7 +98,7 @@ def one_state(
     parts = -(-it.chunks(n) // STEPS)
     last = x.new_empty(rows, parts, width, values.shape[-1], dtype=torch.float32)
     last_sum = x.new_zeros(rows, parts, width, dtype=torch.float32)
-    STATE[_state_grid(rows, parts)](
+    it.kernel("state")[_state_grid(rows, parts)](
         x, values, _or(weights, x), x, _or(mask, x), last, last_sum, last, last_sum, last, last_sum,
         n, it.heads, parts * STEPS, STEPS, it.shift,
         REVERSE=False, WEIGHTED=weights is not None, EACH=False, **it.constants(x, values, mask),
@@ -125,7 +124,7 @@ def outputs(
     y = v.new_empty(rows, n, v.shape[-1], dtype=dtype or it.dtype)
     normaliser = q.new_empty(rows, n, dtype=torch.float32)
     chunks = it.chunks(n)
-    OUTPUT[lambda at: (-(-at["V"] // at["BV"]), chunks, rows)](
+    it.kernel("output")[lambda at: (-(-at["V"] // at["BV"]), chunks, rows)](
         q, k, v, _or(g, q), _or(mask, q), *states, y, normaliser,
         n, it.heads, chunks, it.shift, eps,
         WITHIN=it.causal, STRICT=strict, **it.constants(q, v, mask),
@@ -148,7 +147,7 @@ def query_grad(
     q, k, v = qkv
     grad_q = torch.empty_like(q, dtype=dtype)
     of_query = grad_q if g is None else torch.empty_like(g, dtype=torch.float32)
-    QUERY_GRAD[(it.chunks(q.shape[1]), q.shape[0])](
+    it.kernel("query_grad")[(it.chunks(q.shape[1]), q.shape[0])](
         q, k, v, *grad, _or(g, q), _or(mask, q), *states, grad_q, of_query,
         q.shape[1], it.heads, it.chunks(q.shape[1]), it.shift,
         WITHIN=it.causal, STRICT=strict, **it.constants(q, v, mask),
@@ -175,7 +174,7 @@ def key_grad(
     of_pairs, of_end = (
         grad_k if g is None else torch.empty_like(g, dtype=torch.float32) for _ in "12"
     )
-    KEY_GRAD[(it.chunks(k.shape[1]), k.shape[0])](
+    it.kernel("key_grad")[(it.chunks(k.shape[1]), k.shape[0])](
         q, k, v, *grad, _or(g, k), _or(mask, k), *(past or (k, k)),
         grad_k, grad_v, of_pairs, of_end, k.shape[1], it.heads, it.chunks(k.shape[1]), it.shift,
         WITHIN=it.causal, STRICT=strict, PAST=past is not None, VALUES=values,

@@ -21,8 +21,9 @@ def long_conv(
 ) -> Float[Tensor, "B D N"]:
     """``y[t] = sum_{s <= t} k0[t-s] u[s] + sum_{s > t} k1[s-t-1] u[s] + skip u[t]``.
 
-    Linear, not circular: nothing wraps around. Taps beyond the sequence do nothing. Half precision
-    is computed in fp32.
+    The convolution that a state space is (S4, Gu et al. 2022, arXiv 2111.00396, section 2.4) and,
+    with a second kernel for what follows, what S4's code calls bidirectional. Linear, not circular:
+    nothing wraps around. Taps beyond the sequence do nothing. Half precision is computed in fp32.
 
     Args:
         u: inputs.
@@ -48,7 +49,10 @@ def long_conv(
             )
     if skip is not None and tuple(skip.shape) != (channels,):
         raise ValueError(f"long_conv: skip must be (D,) = ({channels},), got {tuple(skip.shape)}")
-    for name, x in (("kernel", kernel), ("kernel_reverse", kernel_reverse), ("skip", skip)):
+    every = {"u": u, "kernel": kernel, "kernel_reverse": kernel_reverse, "skip": skip}
+    for name, x in every.items():
+        if x is not None and not x.is_floating_point():
+            raise ValueError(f"long_conv: {name} {tuple(x.shape)} must be floating, got {x.dtype}")
         if x is not None and x.device != u.device:
             raise ValueError(f"long_conv: {name} is on {x.device}, u on {u.device}")
     return OP(backend, u, kernel, skip, kernel_reverse=kernel_reverse)

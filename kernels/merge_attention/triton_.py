@@ -10,12 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.merge_attention.triton_kernels import BACKWARD, FORWARD
+from kernels.merge_attention.triton_kernels import WIDEST, tuned
 from kernels.triton_tools import available as available
 from kernels.triton_tools import supports_device
-
-# a program holds whole rows
-WIDEST = 512
 
 
 def supports(*parts: Tensor) -> str | None:
@@ -37,9 +34,10 @@ class Merge(torch.autograd.Function):
         outputs, lses = _stacked(parts)
         out = torch.empty_like(outputs[0], dtype=torch.float32)
         lse = torch.empty_like(lses[0])
-        FORWARD[_grid(lse)](
-            outputs, lses, out, lse, len(lses), lse.numel(), **_widths(outputs)
-        )  # fmt: skip
+        widths = _widths(outputs)
+        tuned("forward", widths["PADDED_V"])[_grid(lse)](
+            outputs, lses, out, lse, len(lses), lse.numel(), **widths
+        )
         ctx.save_for_backward(*parts, out, lse)
         return out.to(parts[0].dtype), lse.to(parts[-1].dtype)
 
@@ -49,9 +47,10 @@ class Merge(torch.autograd.Function):
         *parts, out, lse = ctx.saved_tensors
         outputs, lses = _stacked(parts)
         d_outputs, d_lses = torch.empty_like(outputs), torch.empty_like(lses)
-        BACKWARD[_grid(lse)](
+        widths = _widths(outputs)
+        tuned("backward", widths["PADDED_V"])[_grid(lse)](
             outputs, lses, out, lse, d_out.contiguous(), d_lse.float().contiguous(), d_outputs,
-            d_lses, len(lses), lse.numel(), **_widths(outputs),
+            d_lses, len(lses), lse.numel(), **widths,
         )  # fmt: skip
         return *d_outputs.unbind(), *d_lses.to(parts[-1].dtype).unbind()
 

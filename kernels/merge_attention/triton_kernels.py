@@ -3,6 +3,7 @@
 The parts lie one behind the other: row i of part p is row ``p rows + i`` of ``(P rows, V)``.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import no_type_check
 
@@ -10,7 +11,7 @@ import triton
 import triton.language as tl
 
 from kernels.attention.triton_tile import load_rows, store_rows
-from kernels.triton_tools import Tuned, Variant, pointer_kind
+from kernels.triton_tools import DTYPES, Tuned, Variant, pointer_kind
 
 
 @no_type_check
@@ -70,14 +71,29 @@ def merge_backward(
         place += rows
 
 
-CONFIGS = tuple(triton.Config({"BM": m}, num_warps=w) for m, w in ((16, 4), (32, 4), (64, 8)))
-FORWARD = Tuned(merge_forward, CONFIGS, ("PADDED_V",))
-BACKWARD = Tuned(merge_backward, CONFIGS, ("PADDED_V",))
+# a program holds whole rows
+WIDEST = 512
+KERNELS = {"forward": merge_forward, "backward": merge_backward}
+# numbers of a tile, warps
+TILES = ((2048, 4), (4096, 4), (8192, 8))
+
+
+@functools.cache
+def tuned(name: str, padded: int) -> Tuned:
+    """A kernel for rows of a padded width: the wider, the fewer."""
+    configs = [triton.Config({"BM": max(1, n // padded)}, num_warps=w) for n, w in TILES]
+    return Tuned(KERNELS[name], configs, ("PADDED_V",))
 
 
 def variants() -> Iterator[Variant]:
-    """Heads of 128."""
+    """The widest rows, and some that do not fill their tile."""
     kind = pointer_kind(inputs="outputs d_out d_outputs")
-    for dtype in ("float32", "float16"):
-        for tuned in (FORWARD, BACKWARD):
-            yield from tuned.variants(dtype, {"V": 128, "PADDED_V": 128}, kind)
+    for dtype, width, padded in (
+        *((name, WIDEST, WIDEST) for name in DTYPES),
+        ("float16", 65, 128),
+    ):
+        for name in KERNELS:
+            found = tuned(name, padded).variants(
+                dtype, {"V": width, "PADDED_V": padded}, kind, name=f"merge_{name}-{padded}"
+            )
+            yield from (v for v in found if v.default or dtype == "float32")

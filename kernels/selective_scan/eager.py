@@ -1,8 +1,9 @@
 """Selective scan in torch, slab by slab: all states of a slab at once, by the two-level scan.
 
 Only the state before each slab is kept; the backward pass goes through the slabs from the last to
-the first and makes their states again. Memory beyond arguments and gradients is that of a slab,
-however long the sequence. It can be differentiated once.
+the first and makes their states again. Memory beyond arguments and gradients is that of a slab. A
+long sequence has longer slabs, not more: Python's work stops growing. It can be differentiated
+once.
 
 Legend: X batch times groups, T positions of a slab, S states, D channels of a group. Channels are
 last, so that every elementwise pass runs along whole rows.
@@ -19,8 +20,8 @@ from torch.nn.functional import pad
 from kernels.diagonal_scan.eager import scan_
 from kernels.selective_scan.call import around
 
-# states of a slab (they should fit the cache), and the fewest positions it may have
-STATES, SHORTEST = 1 << 20, 64
+# states of a slab (they should fit the cache), the fewest positions it may have, the most slabs
+STATES, SHORTEST, SLABS = 1 << 20, 64, 64
 
 
 def run(
@@ -77,8 +78,9 @@ class _Scan(torch.autograd.Function):
 
 
 def _slabs(u: Tensor, a: Tensor) -> list[slice]:
-    size = max(SHORTEST, STATES // a.numel())
-    return [slice(start, start + size) for start in range(0, u.shape[2], size)]
+    n = u.shape[2]
+    size = max(SHORTEST, STATES // a.numel(), -(-n // SLABS))
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _rows(x: Float[Tensor, "X K N"], part: slice, dtype: torch.dtype) -> Float[Tensor, "X T K"]:

@@ -4,23 +4,21 @@ It takes no initial state, and its last state comes without a gradient: asking f
 here, not a silent zero.
 """
 
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.libraries import why_not
+
 # its kernels keep a state in registers
 MOST_STATES = 256
 
 
 def available() -> str | None:
-    if find_spec("mamba_ssm") is None:
-        return "mamba-ssm is not installed (extra `gpu`)"
-    if not torch.cuda.is_available():
-        return "it needs a GPU"
-    return None
+    """Why it does not run here, or None."""
+    return why_not("mamba_ssm.ops.selective_scan_interface")
 
 
 def supports(

@@ -22,7 +22,11 @@ STATES = 1 << 25
 
 
 def supports(*tensors: Tensor | None, delta_softplus: bool, **more: Tensor | None) -> str | None:
+    from kernels.selective_scan.triton_kernels import TILE
+
     given = [x for x in (*tensors, *more.values()) if x is not None]
+    if given[2].shape[1] > TILE:
+        return f"it holds at most {TILE} states of a channel, not {given[2].shape[1]}"
     return next(filter(None, map(triton_tools.supports_device, given)), None)
 
 

@@ -18,9 +18,9 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from kernels.triton_tools import DTYPES, Tuned, Variant, pointer_kind
+from kernels.triton_tools import Tuned, Variant, pointer_kind
 
-# steps of a chunk, and states times channels of a tile
+# steps of a chunk, and states times channels of a tile: of one channel, the most states
 CHUNK, TILE = 32, 512
 
 
@@ -210,15 +210,17 @@ backward_kernel = Tuned(selective_scan_backward, CONFIGS, KEY)
 def blocks(states: int) -> dict[str, int]:
     """Sides of a tile for S states, powers of 2."""
     block_s = triton.next_power_of_2(states)
-    return {"BLOCK_S": block_s, "BLOCK": max(1, TILE // block_s)}
+    return {"BLOCK_S": block_s, "BLOCK": TILE // block_s}
 
 
 def variants() -> Iterator[Variant]:
-    """Every kernel at 16 states; those that read inputs in every dtype."""
-    sizes = blocks(16)
-    for dtype in DTYPES:
+    """Every kernel at 16 states and at the most; those that read inputs in every dtype."""
+    for dtype, states in (("float32", 16), ("bfloat16", 16), ("float16", TILE)):
+        constants = {"CHUNK": CHUNK, **blocks(states)}
         for kernel in (ends_kernel, outputs_kernel, ends_backward_kernel, backward_kernel):
-            yield from kernel.variants(dtype, {"CHUNK": CHUNK, **sizes}, pointer_kind("u b c"))
-    for reverse in (False, True):
-        constants = {"REVERSE": reverse, **sizes}
-        yield from carries_kernel.variants("float32", constants, pointer_kind())
+            found = kernel.variants(dtype, constants, pointer_kind("u b c"))
+            yield from (v for v in found if v.default or dtype == "float32")
+    for reverse, states in ((False, 16), (True, TILE)):
+        constants = {"REVERSE": reverse, **blocks(states)}
+        found = carries_kernel.variants("float32", constants, pointer_kind())
+        yield from (v for v in found if v.default or states == 16)

@@ -28,9 +28,10 @@ def short_conv(
 ) -> Float[Tensor, "B D N"]:
     """``y[t] = sum_w weight[w] u[t + w - left] + bias``: depthwise, with zeros outside.
 
-    ``left`` is W - 1 when causal, so that the last tap meets the present, else (W - 1) / 2. Half
-    precision is computed in fp32. There is no mask: padding must be zero in u, and comes out as
-    whatever its neighbours make of it.
+    The depthwise convolution of Wu et al. 2019, arXiv 1901.10430, section 2; ``left`` is W - 1 when
+    causal, so that the last tap meets the present, else (W - 1) / 2. Half precision is computed in
+    fp32. There is no mask: padding must be zero in u, and comes out as whatever its neighbours make
+    of it.
 
     Args:
         u: inputs.
@@ -57,8 +58,7 @@ def short_conv(
         raise ValueError(
             f"short_conv: initial must be (B, D, W - 1) = {wanted}, got {tuple(initial.shape)}"
         )
-    if initial.device != u.device:
-        raise ValueError(f"short_conv: initial is on {initial.device}, u on {u.device}")
+    _check_kind("initial", initial, u)
     longer = torch.cat([initial.to(u.dtype), u], dim=2)
     return OP(backend, longer, weight, bias, causal=True)[..., before:]
 
@@ -99,6 +99,13 @@ def _check(u: Tensor, weight: Tensor, bias: Tensor | None, causal: bool) -> None
         )
     if bias is not None and tuple(bias.shape) != (channels,):
         raise ValueError(f"short_conv: bias must be (D,) = ({channels},), got {tuple(bias.shape)}")
-    for name, x in (("weight", weight), ("bias", bias)):
-        if x is not None and x.device != u.device:
-            raise ValueError(f"short_conv: {name} is on {x.device}, u on {u.device}")
+    for name, x in (("u", u), ("weight", weight), ("bias", bias)):
+        if x is not None:
+            _check_kind(name, x, u)
+
+
+def _check_kind(name: str, x: Tensor, u: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"short_conv: {name} {tuple(x.shape)} must be floating, got {x.dtype}")
+    if x.device != u.device:
+        raise ValueError(f"short_conv: {name} is on {x.device}, u on {u.device}")

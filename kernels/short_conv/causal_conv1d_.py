@@ -1,20 +1,19 @@
 """Adapter of the ``causal_conv1d`` package (Dao-AILab): causal, 2 to 4 taps, on a GPU."""
 
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from kernels.libraries import why_not
 
 TAPS = (2, 3, 4)
 
 
 def available() -> str | None:
     """Why the library does not run here, or None."""
-    if find_spec("causal_conv1d") is None:
-        return "causal_conv1d is not installed (extra `gpu`)"
-    return None if torch.cuda.is_available() else "it needs a GPU"
+    return why_not("causal_conv1d")
 
 
 def supports(
@@ -25,8 +24,10 @@ def supports(
         return "it has causal convolutions only"
     if weight.shape[1] not in TAPS:
         return f"it has 2 to 4 taps, not {weight.shape[1]}"
-    if u.dtype == torch.float64:
+    if torch.float64 in (u.dtype, weight.dtype):
         return "it has no fp64"
+    if bias is not None and bias.dtype != weight.dtype:
+        return f"its bias is of the weight's dtype: {weight.dtype}, not {bias.dtype}"
     if u.device.type != "cuda":
         return f"its tensors must be on a GPU, u is on {u.device}"
     return None
@@ -41,4 +42,4 @@ def run(
 ) -> Float[Tensor, "B D N"]:
     convolve = import_module("causal_conv1d").causal_conv1d_fn
     # contiguous: its other layout, channels last, wants strides that are multiples of 8
-    return convolve(u.contiguous(), weight, bias)
+    return convolve(u.contiguous(), weight, None if bias is None else bias.contiguous())

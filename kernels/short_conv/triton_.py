@@ -19,7 +19,8 @@ def supports(
     u: Tensor, weight: Tensor, bias: Tensor | None = None, *, causal: bool = True
 ) -> str | None:
     """Why this call cannot run here, or None."""
-    return supports_device(u)
+    every = (u, weight) if bias is None else (u, weight, bias)
+    return next(filter(None, map(supports_device, every)), None)
 
 
 def run(

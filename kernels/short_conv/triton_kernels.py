@@ -10,7 +10,7 @@ from typing import Any, no_type_check
 import triton
 import triton.language as tl
 
-from kernels.triton_tools import Tuned, Variant
+from kernels.triton_tools import DTYPES, Tuned, Variant
 
 
 @no_type_check
@@ -57,13 +57,19 @@ TAPS = Tuned(short_conv_taps_kernel, _configs(512, 1024, 256), ("W",))
 
 
 def variants() -> Iterator[Variant]:
-    """Four taps and a bias."""
-    conv = {"n": "i32", "channels": "i32", "left": "i32", "weight": "*fp32", "bias": "*fp32"}
+    """Four taps, with a bias and taps in fp32, and without and in the inputs' dtype."""
+    conv = {"n": "i32", "channels": "i32", "left": "i32"}
+    wide = {**conv, "weight": "*fp32", "bias": "*fp32"}
     taps = {"n": "i32", "left": "i32", "grad_weight": "*fp32"}
-    constants = {"W": 4, "BIASED": True}
-    for dtype in ("float32", "bfloat16"):
-        for name, tuned, types in (("short_conv", CONV, conv), ("short_conv_taps", TAPS, taps)):
-            yield from tuned.variants(dtype, constants, partial(_kind, types), name=name)
+    for dtype in DTYPES:
+        for name, tuned, types, biased in (
+            ("short_conv", CONV, wide, True),
+            ("short_conv-plain", CONV, conv, False),
+            ("short_conv_taps", TAPS, taps, False),
+        ):
+            constants = {"W": 4, "BIASED": biased}
+            found = tuned.variants(dtype, constants, partial(_kind, types), name=name)
+            yield from (v for v in found if v.default or (dtype == "float32" and types != conv))
 
 
 def _kind(types: dict[str, str], argument: str) -> str:

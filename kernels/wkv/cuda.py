@@ -24,7 +24,9 @@ TILE = 16
 def supports(
     w: Tensor, u: Tensor, k: Tensor, v: Tensor, *, initial_state: Tensor | None = None
 ) -> str | None:
-    return cuda_tools.supports_device(k) or cuda_tools.supports_device(v)
+    every = (w, u, k, v, initial_state)
+    reasons = (cuda_tools.supports_device(x) for x in every if x is not None)
+    return next(filter(None, reasons), None)
 
 
 def run(

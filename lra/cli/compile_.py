@@ -1,6 +1,7 @@
 """Compiles every GPU kernel, without a GPU, and writes compile.csv; exit code 1 at a fault."""
 
 import argparse
+import time
 
 from lra.cli.main import console, results_argument
 
@@ -15,7 +16,9 @@ def run(options: argparse.Namespace) -> int:
     from lra.compile_gate import compile_all, faults, update
 
     set_up_logging()
+    start = time.monotonic()
     rows = compile_all(options.ops)
+    spent_s = time.monotonic() - start
     out = console()
     out.print(f"wrote {update(options.results, rows, options.ops)}")
     found = faults(rows)
@@ -23,5 +26,5 @@ def run(options: argparse.Namespace) -> int:
     for row in found:
         name = " ".join((row.op, row.kernel, row.config, row.dtype, row.target))
         out.print(f"fault: {name}: {row.reason}")
-    out.print(f"{len(rows)} kernels, {len(found)} faults")
+    out.print(f"{len(rows)} kernels, {len(found)} faults, {spent_s:.0f} s")
     return 1 if found else 0

@@ -19,6 +19,8 @@ from lra.conformance.probe import (
 from lra.conformance.subject import DIM, MAX_LEN, Subject, System
 
 LENGTHS = (1, 2, 3, 5, 17, 31, 33)
+# what is drawn anew in training is drawn within so many steps
+REDRAWN = 1000
 
 
 def shapes(subject: Subject) -> None:
@@ -174,8 +176,8 @@ def parameters(subject: Subject) -> None:
 
 
 def hooks(subject: Subject) -> None:
-    """The auxiliary loss is a finite scalar; the step hook leaves a working system, and redraws
-    where the card says randomised."""
+    """The auxiliary loss is a finite scalar; the step hook leaves a working system. What the card
+    calls randomised draws anew in training, or, drawn once, differently in another instance."""
     system = subject.build().train()
     parts = system.parts
     x = inputs(2, 17)
@@ -188,5 +190,28 @@ def hooks(subject: Subject) -> None:
         for part in parts:
             part.on_step(step)
     assert_finite("after on_step", forward(system, x)[0])
-    if not losses and not subject.card.randomised:
+    if subject.card.randomised:
+        _drawn(subject)
+    elif not losses:
         raise NotApplicable("no loss of its own, nothing drawn")
+
+
+def _drawn(subject: Subject) -> None:
+    """Two draws give two results."""
+    x, once = inputs(2, MAX_LEN), subject.card.drawn_once
+    for mode in subject.modes():
+        system, other = subject.build(mode, seed=0).train(), subject.build(mode, seed=1).train()
+        for mine, theirs in zip(system.parameters(), other.parameters(), strict=True):
+            theirs.data.copy_(mine.data)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            first, _ = system(x)
+            for step in range(1, REDRAWN + 1):
+                for part in system.parts:
+                    part.on_step(step)
+            second, _ = system(x)
+        same, apart = torch.equal(first, second), forward(other, x)[0]
+        assert same == once, (
+            f"{mode}: {'another' if once else 'the same'} result after {REDRAWN} steps of training"
+        )
+        assert not once or not torch.allclose(first, apart), f"{mode}: every seed draws the same"

@@ -69,8 +69,8 @@ def _hold(
     constant size is full and lower powers no longer outweigh the highest."""
     for base in BASES:
         sizes = (base, 2 * base, 4 * base)
-        system = subject.build(mode, max_len=sizes[-1], dtype=torch.float32)
-        counts = [measure(system, n) for n in sizes]
+        # built for each length: what grows with the longest one counts, too
+        counts = [measure(subject.build(mode, max_len=n, dtype=torch.float32), n) for n in sizes]
         grown = growth(counts)
         if low <= grown <= high:
             break

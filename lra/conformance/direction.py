@@ -1,6 +1,7 @@
 """Checks of direction: who sees whom, and whether decoding step by step is the same computation."""
 
 import inspect
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,9 +16,11 @@ from lra.conformance.probe import (
     inputs,
     raises,
 )
-from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System
-from models.build import make
+from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype
+from models.block import Block
+from models.build import make, make_mixer
 from models.mixer import Mixer
+from models.spec import LayerSpec
 
 
 def causality(subject: Subject) -> None:
@@ -100,23 +103,37 @@ def mixes(subject: Subject) -> None:
 
 
 def recurrent(subject: Subject) -> None:
-    """Token by token through ``step`` gives what the causal forward gives, with any positions."""
-    if subject.level != "mixer":
-        raise NotApplicable("decoding belongs to mixers")
+    """Token by token through ``step`` gives what the causal forward gives, with any positions; so
+    it does in the block of the preset."""
+    if subject.level == "backbone":
+        raise NotApplicable("decoding belongs to mixers and blocks")
     if not subject.card.recurrent:
         part = subject.build("causal" if "causal" in subject.modes() else None).part
         raises(Unsupported, lambda: part.init_state(1), "init_state")
         raise Refuses("does not decode step by step")
     for name, positions in positions_of(subject).items():
-        system = subject.build("causal", **positions)
-        mixer, x = system.part, inputs(2, MAX_LEN)
-        state, outputs = mixer.init_state(2), []
-        for t in range(MAX_LEN):
-            y_t, state = mixer.step(x[:, t], state)
-            outputs.append(y_t)
-        expected, _ = forward(system, x)
-        told = f"steps, {name}, against the causal forward"
-        assert_same(told, torch.stack(outputs, 1), expected)
+        _assert_decodes(f"steps, {name}", subject.build("causal", **positions))
+    if subject.level == "mixer":
+        _assert_decodes("steps of the block", _block(subject))
+
+
+def _assert_decodes(told: str, system: System) -> None:
+    x = inputs(2, MAX_LEN)
+    state, outputs = system.part.init_state(2), []
+    for x_t in x.unbind(1):
+        y_t, state = system.part.step(x_t, state)
+        outputs.append(y_t)
+    expected, _ = forward(system, x)
+    assert_same(f"{told}, against the causal forward", torch.stack(outputs, 1), expected)
+
+
+def _block(subject: Subject) -> System:
+    """The causal block that a mixer's preset puts around it."""
+    spec = LayerSpec(dim=DIM, heads=HEADS, ffn_dim=2 * DIM, max_len=MAX_LEN, causal=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = make(subject.block, Block, spec, partial(make_mixer, subject.mixer))
+    return System(to_dtype(block, torch.float64)).eval()
 
 
 def takes(subject: Subject, positions: str) -> bool:

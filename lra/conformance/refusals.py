@@ -51,12 +51,12 @@ def bad_knobs(subject: Subject) -> None:
 
 
 def rotary(subject: Subject) -> None:
-    """Rotary positions act and keep padding invariant; who has no queries and keys refuses."""
+    """Rotary positions act and keep padding invariant; who does not take them refuses."""
     _inner_positions(subject, "rotary")
 
 
 def alibi(subject: Subject) -> None:
-    """ALiBi acts and keeps padding invariant; who scores no pairs of positions refuses."""
+    """ALiBi acts and keeps padding invariant; who does not take it refuses."""
     _inner_positions(subject, "alibi")
 
 

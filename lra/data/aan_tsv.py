@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from lra.data.characters import Codec, not_utf8
+from lra.data.digests import digest
 from lra.data.files import stamps
+from lra.data.release import how
 from lra.data.splits import duplicates, label_counts
 from lra.data.writer import Writer
 from lra.errors import UserError
@@ -29,11 +31,8 @@ LABELS = {b"0.0": 0, b"1.0": 1, b"0": 0, b"1": 1}
 COLUMNS = 5
 LONGEST_LINE = 2**26  # bytes; a longer one is not such a file
 CHUNK = 250  # pairs
-HOW = (
-    "take LRA's archive, `curl -O https://storage.googleapis.com/long-range-arena/lra_release.gz "
-    "&& tar xzf lra_release.gz` (7.7 GB; it has been reported to answer 403), then `python -m lra "
-    "prepare retrieval --source lra_release/lra_release/tsv_data`, and task.source=FOLDER in runs; "
-    "any other pairs in that layout are read too, under a name of their own (task.set_name)"
+HOW = how("retrieval", "lra_release/lra_release/tsv_data") + (
+    "; any other pairs in that layout are read too, under a name of their own (task.set_name)"
 )
 Pair = tuple[bytes, bytes]
 
@@ -83,15 +82,15 @@ def scan_all(files: Mapping[str, Path]) -> dict[str, Scan]:
     total = sum(path.stat().st_size for path in files.values())
     with progress("checking pairs", total, unit="bytes") as shown:
         for split, path in files.items():
-            digest, labels = hashlib.sha256(), []
+            read, labels = hashlib.sha256(), []
             for number, line in _lines(path):
-                digest.update(line)
+                read.update(line)
                 labels.append(_label(path, number, line))
                 done += len(line)
                 shown.update(done)
             if not labels:
                 raise UserError(f"{path}: the file is empty")
-            found[split] = Scan(digest.hexdigest(), np.array(labels, np.uint8))
+            found[split] = Scan(read.hexdigest(), np.array(labels, np.uint8))
     return found
 
 
@@ -155,9 +154,9 @@ def write_pairs(
         for split, path in files.items():
             start, there = 0, writer.rows(split)
             for part in pairs(path, chosen[split]):
-                digests = [(_digest(first), _digest(second)) for first, second in part]
+                digests = [(digest(first), digest(second)) for first, second in part]
                 seen[split] += [first + second for first, second in digests]
-                papers[split].update(digest for pair in digests for digest in pair)
+                papers[split].update(one for pair in digests for one in pair)
                 empty += sum(not text for pair in part for text in pair)
                 rows = chosen[split][start : start + len(part)]
                 new = slice(max(there - start, 0), None)
@@ -172,10 +171,6 @@ def write_pairs(
         "documents": duplicates({split: sorted(digests) for split, digests in papers.items()}),
         "empty_documents": empty,
     }
-
-
-def _digest(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:

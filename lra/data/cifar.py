@@ -19,6 +19,7 @@ from lra.errors import UserError
 OFFER = Offer(
     "CIFAR-10",
     "uoft-cs/cifar10",
+    "0b2714987fa478483af9968de7c934580d0bb9a2",
     "`curl -O https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz && "
     "tar xf cifar-10-binary.tar.gz` (FOLDER is cifar-10-batches-bin)",
 )
@@ -31,11 +32,12 @@ BATCHES = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test
 RECORD = 1 + 3 * PIXELS
 
 
-def open_cifar(source: str, gray: str) -> Source:
+def open_cifar(source: str, revision: str, gray: str) -> Source:
     """The pictures of a name on the hub, or of a local copy in either layout.
 
     Args:
         source: where.
+        revision: the commit of a name on the hub.
         gray: how colours become gray, see ``to_gray``.
 
     Raises:
@@ -51,7 +53,7 @@ def open_cifar(source: str, gray: str) -> Source:
                 f"{folder} holds pickles, which can run code when they are read: take the binary "
                 f"version, {OFFER.archive}"
             )
-    return Pictures(source, gray)
+    return Pictures(source, revision, gray)
 
 
 def to_gray(colour: np.ndarray, kind: str) -> np.ndarray:
@@ -72,9 +74,9 @@ def to_gray(colour: np.ndarray, kind: str) -> np.ndarray:
 class Pictures:
     """A table with columns ``img`` (PNG) and ``label``."""
 
-    def __init__(self, source: str, gray: str):
+    def __init__(self, source: str, revision: str, gray: str):
         columns = {"img": ("struct<bytes: binary",), "label": ("int",)}
-        self._table = Table(source, OFFER, "image", columns, CLASSES)
+        self._table = Table(source, revision, OFFER, "image", columns, CLASSES)
         self._gray = gray
 
     def key(self) -> dict[str, Any]:

@@ -64,23 +64,43 @@ def labels(dataset: "datasets.Dataset") -> np.ndarray:
 
 
 def pad(
-    rows: Sequence[np.ndarray], *, fill: int = 0
+    rows: Sequence[np.ndarray],
+    *,
+    fill: int = 0,
+    end: int | None = None,
+    length: int | None = None,
 ) -> tuple[Shaped[Tensor, "B N"], Bool[Tensor, "B N"]]:
-    """Rows side by side (int64), ``fill`` after each one's end, and the mask of what is real."""
-    shape = (len(rows), max(map(len, rows), default=0))
+    """Rows side by side (int64), ``fill`` after each one's end, and the mask of what is real.
+
+    Args:
+        rows: of equal or unequal length.
+        fill: id of padding.
+        end: id put after the last one of each row; it is real.
+        length: N, no row being longer; None: that of the longest row.
+    """
+    longest = max(map(len, rows), default=0) + (end is not None)
+    shape = (len(rows), longest if length is None else length)
     padded, mask = np.full(shape, fill, np.int64), np.zeros(shape, bool)
     for into, real, row in zip(padded, mask, rows, strict=True):
-        into[: len(row)] = row
-        real[: len(row)] = True
+        last = len(row)
+        into[:last] = row
+        if end is not None:
+            into[last] = end
+            last += 1
+        real[:last] = True
     return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
 def padded(
-    dataset: "datasets.Dataset", rows: np.ndarray
+    dataset: "datasets.Dataset",
+    rows: np.ndarray,
+    *,
+    end: int | None = None,
+    length: int | None = None,
 ) -> tuple[Shaped[Tensor, "B N"], Bool[Tensor, "B N"], Shaped[Tensor, " B"]]:
-    """Ids, mask and labels of some rows with lists ``x`` and one label ``y``."""
+    """Ids, mask and labels of some rows with lists ``x`` and one label ``y``; see ``pad``."""
     y = labels(dataset)[rows].astype(np.int64)
-    return *pad(lists(dataset, "x")[rows]), torch.from_numpy(y)
+    return *pad(lists(dataset, "x")[rows], end=end, length=length), torch.from_numpy(y)
 
 
 def _table(dataset: "datasets.Dataset") -> pa.Table:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROWS = 1000  # of a chunk
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,13 @@ class Offer:
     Attributes:
         title: its name.
         hub: its name on the hub.
+        revision: the commit there that names its contents.
         archive: what else is read, and the commands that get it.
     """
 
     title: str
     hub: str
+    revision: str
     archive: str
 
     def how(self, task: str) -> str:
@@ -44,8 +47,8 @@ class Offer:
         name = self.hub.rpartition("/")[2]
         return (
             f"get {self.title} where there is a network, `hf download {self.hub} --repo-type "
-            f"dataset --local-dir {name}` or {self.archive}, then `python -m lra prepare {task} "
-            f"--source FOLDER`, and task.source=FOLDER in runs"
+            f"dataset --local-dir {name} --revision {self.revision}` or {self.archive}, then "
+            f"`python -m lra prepare {task} --source FOLDER`, and task.source=FOLDER in runs"
         )
 
 
@@ -54,35 +57,41 @@ class Table:
 
     Args:
         source: a name on the hub, a folder of parquet files, or one of those files.
+        revision: the commit of a name on the hub.
         offer: says where else to look.
         task: name of the task, for advice.
         columns: the known ones and how the names of their Arrow types may begin.
         classes: labels are 0 to ``classes - 1``, in column ``label``.
 
     Raises:
-        UserError: there is neither such a path nor such a name.
+        UserError: there is neither such a path nor such a name, or no commit of it.
     """
 
-    def __init__(self, source: str, offer: Offer, task: str, columns: Mapping[str, tuple[str, ...]],
-                 classes: int):  # fmt: skip
-        self._source, self._offer, self._task = source, offer, task
+    def __init__(self, source: str, revision: str, offer: Offer, task: str,
+                 columns: Mapping[str, tuple[str, ...]], classes: int):  # fmt: skip
+        self._source, self._revision, self._offer, self._task = source, revision, offer, task
         self._columns, self._classes = dict(columns), classes
         self.local = os.path.exists(os.path.expanduser(source))
         if not self.local and (not HUB_ID.fullmatch(source) or source.startswith(".")):
             raise UserError(f"there is no {source}: {offer.how(task)}")
+        foreign = revision == offer.revision and source != offer.hub
+        if not self.local and (not COMMIT.fullmatch(revision) or foreign):
+            raise UserError(
+                f"revision={revision}: write the commit of {source} that names its contents, 40 "
+                "hexadecimal digits"
+            )
         self._files = self._local_files() if self.local else {}
 
     def key(self) -> dict[str, Any]:
         """Names the data without reading it."""
         if not self.local:
-            return {"hub": self._source}
+            return {"hub": self._source, "revision": self._revision}
         return {"files": {origin: stamps(self._files[origin]) for origin in ORIGINS}}
 
     def facts(self) -> dict[str, Any]:
-        """Kind and digests; from the hub the addresses, which name a version."""
+        """Kind and digests; from the hub the commit, which is one."""
         if not self.local:
-            found = self._load("train").info.download_checksums or {}
-            return {"source": f"hub {self._source}", "source_files": sorted(map(str, found))}
+            return {"source": f"hub {self._source}", "revision": self._revision}
         files = [file for origin in ORIGINS for file in self._files[origin]]
         digests = {file.name: sha256(file) for file in files}
         return {"source": "parquet", "source_sha256": digests}
@@ -171,7 +180,7 @@ class Table:
                 return datasets.load_dataset(
                     "parquet", data_files=files, split=origin, streaming=True
                 )
-            return datasets.load_dataset(self._source, split=origin)
+            return datasets.load_dataset(self._source, revision=self._revision, split=origin)
         # offline, unknown, gated, broken: each library below has its own exceptions
         except Exception as error:
             if self.local:

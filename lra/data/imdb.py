@@ -23,6 +23,7 @@ from lra.errors import UserError
 OFFER = Offer(
     "IMDb",
     "stanfordnlp/imdb",
+    "e6281661ce1c48d982bc483cf8a173c1bbeb5d31",
     "`curl -O https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz && "
     "tar xf aclImdb_v1.tar.gz` (FOLDER is aclImdb)",
 )
@@ -32,8 +33,8 @@ NUMBER = re.compile(r"(\d+)_\d+\.txt")
 FILES = 1000  # read at a time
 
 
-def open_imdb(source: str) -> Source:
-    """The reviews of a name on the hub, or of a local copy in either layout.
+def open_imdb(source: str, revision: str) -> Source:
+    """The reviews of a name on the hub at a commit, or of a local copy in either layout.
 
     Raises:
         UserError: there is no such thing.
@@ -42,15 +43,15 @@ def open_imdb(source: str) -> Source:
     for folder in (path, path / "aclImdb"):
         if (folder / "train" / "pos").is_dir():
             return Folders(folder.resolve())
-    return Reviews(source)
+    return Reviews(source, revision)
 
 
 class Reviews:
     """A table with columns ``text`` and ``label``."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, revision: str):
         columns = {"text": ("string", "large_string"), "label": ("int",)}
-        self._table = Table(source, OFFER, "text", columns, len(CLASSES))
+        self._table = Table(source, revision, OFFER, "text", columns, len(CLASSES))
 
     def key(self) -> dict[str, Any]:
         return self._table.key()

@@ -1,6 +1,5 @@
 """A set of ListOps trees that are all different, the same on any number of worker processes."""
 
-import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -9,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lra.data.digests import row_digests
 from lra.data.listops_trees import GENERATOR, TreeLaw, Trees, draw_chunk
 from lra.data.workers import cores, ordered_map
 from lra.data.writer import Writer
@@ -31,18 +31,23 @@ def write_generated(
 ) -> dict[str, Any]:
     """Writes ``counts`` trees by split, no two alike; returns the facts of the manifest.
 
+    The splits are drawn from one stream, so that a build that was interrupted draws it again from
+    the start; the trees that it left are not written again.
+
     Raises:
         UserError: there are not so many, or they are too rare.
     """
     n, done = sum(counts.values()), 0
     splits = split_of(list(counts.values()), seed)
     workers = cores() if n * law.max_length > WORTH_WORKERS else 1
+    there, passed = {name: writer.rows(name) for name in counts}, dict.fromkeys(counts, 0)
     with progress("making ListOps", n, unit="trees") as shown:
         for trees in distinct_trees(law, n, seed, workers):
             of_split = splits[done : done + trees.labels.size]
             for i, name in enumerate(counts):
                 part = select(trees, of_split == i)
-                writer.append(name, x=(part.tokens, part.lengths), y=part.labels)
+                append(writer, name, part, first=max(there[name] - passed[name], 0))
+                passed[name] += part.labels.size
             done += trees.labels.size
             shown.update(done)
     return {"source": "generated", **generated_key(law, counts, seed)}
@@ -82,18 +87,21 @@ def distinct_trees(law: TreeLaw, n: int, seed: int, workers: int) -> Generator[T
                 drawn = new = 0
 
 
+def append(writer: Writer, split: str, trees: Trees, first: int) -> None:
+    """Adds trees to a split, from number ``first`` on."""
+    if first < trees.labels.size:
+        tokens = trees.tokens[trees.lengths[:first].sum() :]
+        writer.append(split, x=(tokens, trees.lengths[first:]), y=trees.labels[first:])
+
+
 def _unseen(trees: Trees, seen: set[bytes], n: int) -> Trees:
     """The trees not in ``seen``, until that holds ``n``; adds them to it."""
-    buffer = memoryview(trees.tokens.tobytes())
     keep = np.zeros(trees.labels.size, bool)
-    begin = 0
-    for i, length in enumerate(trees.lengths.tolist()):
+    for i, tree in enumerate(row_digests((trees.tokens, trees.lengths))):
         if len(seen) == n:
             break
-        digest = hashlib.blake2b(buffer[begin : begin + length], digest_size=16).digest()
-        begin += length
-        if digest not in seen:
-            seen.add(digest)
+        if tree not in seen:
+            seen.add(tree)
             keep[i] = True
     return select(trees, keep)
 

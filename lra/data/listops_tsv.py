@@ -10,15 +10,25 @@ from typing import Any
 
 import numpy as np
 
+from lra.data.digests import row_digests
+from lra.data.files import stamps
+from lra.data.listops_set import append
 from lra.data.listops_trees import OFFICIAL, OPERATORS, TOKENS, Trees
+from lra.data.release import how
+from lra.data.splits import duplicates
 from lra.data.writer import Writer
 from lra.errors import UserError
 from lra.progress import progress
 
+READER = 2  # goes up whenever the same files give another store or manifest
+ROWS = {"train": 96_000, "val": 2_000, "test": 2_000}  # of LRA
 FILES = {split: f"basic_{split}.tsv" for split in ("train", "val", "test")}
 HEADER = b"Source\tTarget"
 LONGEST_LINE = 2**24  # bytes; a longer one is not a text file
-ROWS = 1000
+CHUNK = 1000  # trees
+HOW = how("listops", "lra_release/listops-1000") + (
+    "; or leave out task.source to have trees drawn by the same rules"
+)
 LABELS = {str(digit).encode(): digit for digit in range(10)}
 
 
@@ -30,15 +40,11 @@ def official_key(
     Raises:
         UserError: a file is missing.
     """
-    files = []
-    for split in limits:
-        path = folder / FILES[split]
-        try:
-            facts = path.stat()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        files.append([str(path), facts.st_size, facts.st_mtime_ns])
-    return {"files": files, **_cuts(limits, max_length, operators)}
+    files = [folder / FILES[split] for split in limits]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"there is no {path}: {HOW}")
+    return {"reader": READER, "files": stamps(files), **_cuts(limits, max_length, operators)}
 
 
 def write_official(
@@ -48,21 +54,29 @@ def write_official(
     max_length: int,
     operators: Iterable[str],
 ) -> dict[str, Any]:
-    """Writes the first ``limits`` trees of each file; returns the facts of the manifest."""
-    digests, rows = {}, {}
-    for split, limit in limits.items():
-        digests[FILES[split]], lines = _scan(folder / FILES[split])
-        rows[split] = min(limit, lines)
-    done = 0
-    with progress("reading ListOps", sum(rows.values()), unit="trees") as shown:
+    """Writes the first ``limits`` trees of each file, from where an interrupted build stopped.
+
+    Returns:
+        The facts of the manifest.
+    """
+    digests, found = dict[str, str](), dict[str, int]()
+    for split in limits:
+        digests[FILES[split]], found[split] = _scan(folder / FILES[split])
+    seen: dict[str, list[bytes]] = {split: [] for split in limits}
+    done, rows = 0, sum(min(limit, found[split]) for split, limit in limits.items())
+    with progress("reading ListOps", rows, unit="trees") as shown:
         for split, limit in limits.items():
+            there = writer.rows(split)
             for trees in read_trees(folder / FILES[split], limit, max_length, operators):
-                writer.append(split, x=(trees.tokens, trees.lengths), y=trees.labels)
+                append(writer, split, trees, first=max(there - len(seen[split]), 0))
+                seen[split] += row_digests((trees.tokens, trees.lengths))
                 done += trees.labels.size
                 shown.update(done)
     # no path and no time: the same files elsewhere are the same data
-    cuts = _cuts(limits, max_length, operators)
-    return {"source": "official files", "source_sha256": digests, **cuts}
+    return {
+        "source": "official files", "source_sha256": digests, "source_rows": found,
+        "duplicates": duplicates(seen), **_cuts(limits, max_length, operators),
+    }  # fmt: skip
 
 
 def _cuts(limits: Mapping[str, int], max_length: int, operators: Iterable[str]) -> dict[str, Any]:
@@ -71,16 +85,16 @@ def _cuts(limits: Mapping[str, int], max_length: int, operators: Iterable[str]) 
 
 
 def _scan(path: Path) -> tuple[str, int]:
-    """sha256 of a file, and about how many rows it has."""
-    digest, lines = hashlib.sha256(), 0
+    """sha256 of a file, and how many rows it has."""
+    digest, lines, last = hashlib.sha256(), 0, b"\n"
     try:
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-                lines += block.count(b"\n")
+                lines, last = lines + block.count(b"\n"), block[-1:]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest(), max(lines - 1, 0)
+    return digest.hexdigest(), max(lines + (last != b"\n") - 1, 0)
 
 
 def read_trees(
@@ -110,7 +124,7 @@ def read_trees(
         except ValueError as error:
             raise UserError(f"{path}, line {number}: {error}") from None
         rows += 1
-        if len(chunk) == ROWS:
+        if len(chunk) == CHUNK:
             yield _trees(chunk)
             chunk = []
     if not rows:

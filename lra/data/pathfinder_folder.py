@@ -12,6 +12,7 @@ paddle, number of contrasts.
 """
 
 import hashlib
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from lra.data.pathfinder_law import CONTOUR, FOLDERS
+from lra.data.pathfinder_law import CONTOUR, FOLDERS, NAMES
+from lra.data.release import how
 from lra.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -62,10 +64,10 @@ def find_folder(source: Path, size: int, difficulty: str) -> Path:
     places = [source / here, source / "lra_release" / here, source / here.name, source]
     found = [place for place in places if (place / "metadata").is_dir()]
     if not found:
+        get = how(NAMES[size][0], "lra_release")
         raise UserError(
-            f"no {here} in {source}: unpack https://storage.googleapis.com/long-range-arena/"
-            "lra_release.gz (a tar.gz; reported gone since 2026) there, or leave out task.source "
-            "to have images drawn by the same rules"
+            f"no {here} in {source}: {get}; or leave out task.source to have images drawn by the "
+            "same rules"
         )
     if size == 128:
         _warn_of_copies(found[:2], source)
@@ -192,16 +194,37 @@ def read_image(folder: Path, name: str, size: int, place: Sequence[int]) -> np.n
     Raises:
         UserError: it is missing, empty, damaged or of another size.
     """
+    return decode_image(folder / name, read_file(folder, name, place), size)
+
+
+def read_file(folder: Path, name: str, place: Sequence[int]) -> bytes:
+    """The file of an image.
+
+    Raises:
+        UserError: it is missing or cannot be read.
+    """
     path = folder / name
     try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.size != (size, size):
-                raise UserError(f"{path}: {image.width} x {image.height} pixels, expected {size}")
-            return np.asarray(image.convert("L"))
+        return path.read_bytes()
     except FileNotFoundError:
         file = folder / "metadata" / f"{place[0]}.npy"
         raise UserError(f"{file}, line {place[1]}: names {path}, which is missing") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def decode_image(path: Path, content: bytes, size: int) -> np.ndarray:
+    """The content of a file as ``(size, size)`` bytes.
+
+    Raises:
+        UserError: it is empty, damaged or of another size.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+            if image.size != (size, size):
+                raise UserError(f"{path}: {image.width} x {image.height} pixels, expected {size}")
+            return np.asarray(image.convert("L"))
     # what PIL raises for damaged files
     except (OSError, SyntaxError, EOFError, OverflowError, Image.DecompressionBombError) as error:
-        what = "empty" if _is_empty(path) else f"no readable PNG ({error})"
+        what = f"no readable PNG ({error})" if content else "empty"
         raise UserError(f"{path}: {what}; restore it from the source") from None

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 
 from lra.errors import UserError, nearest
 
+# the task's name, and its name in results/published, by the rows of an image
+NAMES = {
+    32: ("pathfinder", "pathfinder"),
+    64: ("pathfinder64", "path_64"),
+    128: ("path_x", "path_x"),
+    256: ("path_256", "path_256"),
+}
 # paddles of a target contour; the folders are those of the official release
 CONTOUR = {"easy": 6, "intermediate": 9, "hard": 14}
 FOLDERS = {

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import PIL
 
+from lra.data.digests import row_digests
 from lra.data.pathfinder_law import Law
+from lra.data.splits import duplicates
 from lra.data.workers import cores, ordered_map
 from lra.data.writer import Writer
 from lra.progress import progress
@@ -30,13 +32,17 @@ def write_generated(
 ) -> dict[str, Any]:
     """Writes the images that the writer does not have yet; returns the facts of the manifest."""
     done = sum(writer.rows(split) for split in counts)
+    seen: dict[str, list[bytes]] = {}
     with progress("drawing Pathfinder", sum(counts.values()), unit="images", start=done) as shown:
         for split, count in counts.items():
+            seen[split] = [row for part in writer.kept(split, "x") for row in row_digests(part)]
             for pixels, labels in _blocks(law, seed, split, writer.rows(split), count):
                 writer.append(split, x=pixels, y=labels)
+                seen[split] += row_digests(pixels)
                 done += len(labels)
                 shown.update(done)
-    return {"source": "generated", "pillow": PIL.__version__, **generated_key(law, counts, seed)}
+    facts = {"source": "generated", "pillow": PIL.__version__, "duplicates": duplicates(seen)}
+    return {**facts, **generated_key(law, counts, seed)}
 
 
 def _blocks(

@@ -3,13 +3,13 @@
 Legend: an origin is a split of the source, train or test; a split is one of ours.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
 from typing import Any, Protocol
 
 import numpy as np
 
+from lra.data.digests import digest
 from lra.data.writer import Column, Writer
 from lra.errors import UserError
 from lra.progress import progress
@@ -113,7 +113,7 @@ def write_rows(
                 for split, rows in mine.items():
                     inside = np.flatnonzero(np.isin(numbers, rows, assume_unique=True))
                     new = inside[max(there[split] - len(seen[split]), 0) :]
-                    seen[split] += [_digest(contents[i]) for i in inside]
+                    seen[split] += [digest(contents[i]) for i in inside]
                     if new.size:
                         x, y = encode([contents[i] for i in new]), labels[origin][numbers[new]]
                         writer.append(split, x=x, y=y)
@@ -144,7 +144,3 @@ def majority(train: np.ndarray, test: np.ndarray) -> float:
     """Test accuracy in [0, 1] of always saying train's most frequent label."""
     values, counts = np.unique(train, return_counts=True)
     return float((test == values[counts.argmax()]).mean())
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()

@@ -4,7 +4,6 @@ A law says how rows are distributed and draws many of them at a time. A row whos
 before, in whichever split, is left out: no split leaks into another, however few rows there are.
 """
 
-import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from lra.data.digests import row_digests
 from lra.data.workers import cores, ordered_map
 from lra.data.writer import Column, Writer
 from lra.errors import UserError
@@ -54,31 +54,44 @@ def key_of(law: Law, counts: Mapping[str, int], seed: int) -> dict[str, Any]:
 def write(
     writer: Writer, task: str, law: Law, counts: Mapping[str, int], seed: int
 ) -> dict[str, Any]:
-    """Writes ``counts`` rows by split, no two alike; returns the facts of the manifest.
+    """Writes ``counts`` rows by split, no two alike, from where an interrupted build stopped.
+
+    Returns:
+        The facts of the manifest.
 
     Raises:
         UserError: there are not so many different rows.
     """
     seen: set[bytes] = set()
-    total = sum(counts.values())
-    with progress(f"making {task}", total, unit="rows") as shown:
+    total, kept = sum(counts.values()), sum(writer.rows(name) for name in counts)
+    with progress(f"making {task}", total, unit="rows", start=kept) as shown:
         for split, name in enumerate(counts):
             enough = len(seen) + counts[name]
-            for part in distinct(law, seed, split, enough, seen):
+            for column in writer.kept(name, "x"):
+                seen.update(row_digests(column))
+            for part in distinct(law, seed, split, enough, seen, writer.rows(name)):
                 writer.append(name, **{key: _stored(value) for key, value in part.items()})
                 shown.update(len(seen))
     return {"source": "generated", **key_of(law, counts, seed)}
 
 
-def distinct(law: Law, seed: int, split: int, enough: int, seen: set[bytes]) -> Generator[Columns]:
+def distinct(
+    law: Law, seed: int, split: int, enough: int, seen: set[bytes], held: int = 0
+) -> Generator[Columns]:
     """The rows of a split that are not in ``seen``, until that holds ``enough``; adds them to it.
+
+    Args:
+        held: rows of the split that ``seen`` holds; as many at least were drawn for them.
 
     Raises:
         UserError: hardly any row drawn is new.
     """
     asked, drawn, new = enough - len(seen), 0, 0
+    if not asked:
+        return
     workers = cores() if asked * law.length > WORTH_WORKERS else 1
-    with closing(ordered_map(partial(draw_chunk, law, seed, split), workers)) as chunks:
+    draw, first = partial(draw_chunk, law, seed, split), held // chunk_rows(law)
+    with closing(ordered_map(draw, workers, first)) as chunks:
         for chunk in chunks:
             keep = _unseen(chunk["x"], seen, enough)
             if keep.any():
@@ -98,18 +111,22 @@ def distinct(law: Law, seed: int, split: int, enough: int, seen: set[bytes]) -> 
 def draw_chunk(law: Law, seed: int, split: int, number: int) -> Columns:
     """A numbered chunk of a split, a function of its arguments alone."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(split, number)))
-    return law.draw(rng, max(1, CHUNK // law.length))
+    return law.draw(rng, chunk_rows(law))
+
+
+def chunk_rows(law: Law) -> int:
+    """Rows that are drawn at a time."""
+    return max(1, CHUNK // law.length)
 
 
 def _unseen(x: np.ndarray, seen: set[bytes], enough: int) -> np.ndarray:
     """Which rows are not in ``seen``, until that holds ``enough``; adds them to it."""
     keep = np.zeros(len(x), bool)
-    for i, row in enumerate(np.ascontiguousarray(x)):
+    for i, row in enumerate(row_digests(x)):
         if len(seen) == enough:
             break
-        digest = hashlib.blake2b(row.data, digest_size=16).digest()
-        if digest not in seen:
-            seen.add(digest)
+        if row not in seen:
+            seen.add(row)
             keep[i] = True
     return keep
 

@@ -101,7 +101,9 @@ class DrawnTask:
     def _folder(self, seed: int | None) -> Path:
         name = self.spec.name
         drawn = (self._law, self._counts, self._seed if seed is None else seed)
-        return store.ensure(self._root, name, key_of(*drawn), lambda w: write(w, name, *drawn))
+        return store.ensure(
+            self._root, name, key_of(*drawn), lambda w: write(w, name, *drawn), resumable=True
+        )
 
 
 def seen(

@@ -20,26 +20,27 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def ordered_map(function: Callable[[int], T], workers: int) -> Generator[T]:
-    """``function(0), function(1), ...`` without end, computed a little ahead by ``workers``.
+def ordered_map(function: Callable[[int], T], workers: int, first: int = 0) -> Generator[T]:
+    """``function(first), function(first + 1), ...`` without end, computed a little ahead.
 
     What it yields does not depend on ``workers``. Close it to end the processes.
 
     Args:
         function: picklable, and a function of its argument alone.
         workers: processes; 1 computes here, as does a process that may have no children.
+        first: the first argument.
 
     Raises:
         UserError: a worker process died.
     """
     if workers <= 1 or current_process().daemon:
-        yield from map(function, count())
+        yield from map(function, count(first))
         return
     # spawn: the parent may hold threads (torch, arrow) that do not survive a fork
     with ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent) as pool:
-        ahead = deque(pool.submit(function, i) for i in range(2 * workers))
+        ahead = deque(pool.submit(function, first + i) for i in range(2 * workers))
         try:
-            for i in count(2 * workers):
+            for i in count(first + 2 * workers):
                 result = ahead.popleft().result()
                 ahead.append(pool.submit(function, i))
                 yield result

@@ -48,6 +48,10 @@ class Writer:
         """Rows that the split has: where a build that was interrupted goes on."""
         return self._split(split).rows
 
+    def kept(self, split: str, column: str) -> Iterator[Column]:
+        """A column of the rows that an earlier build left, some at a time."""
+        return self._split(split).kept(column)
+
     def append(self, split: str, **columns: Column) -> None:
         """Adds rows: by column numbers ``(rows,)``, equally long lists ``(rows, n)``, or flat
         values and ``(rows,)`` lengths."""
@@ -89,6 +93,12 @@ class _Split:
         self._stream: pa.RecordBatchStreamWriter | None = None
         while self._take(self._temporary.with_suffix("")):
             pass
+        self._kept = [folder / file["name"] for file in self.files]
+
+    def kept(self, column: str) -> Iterator[Column]:
+        for path in self._kept:
+            for batch in _batches(path):
+                yield _column(batch.column(column))
 
     def append(self, columns: dict[str, Column]) -> None:
         arrays = {name: self._array(name, column) for name, column in columns.items()}
@@ -118,8 +128,7 @@ class _Split:
     def _take(self, path: Path) -> bool:
         """Takes a whole shard of an earlier build as its own; False: there is none."""
         try:
-            with pa.memory_map(str(path)) as source:
-                batches = list(pa.ipc.open_stream(source))
+            batches = _batches(path)
         except FileNotFoundError:
             return False
         except pa.ArrowInvalid:
@@ -181,6 +190,12 @@ class _Split:
     @property
     def _temporary(self) -> Path:
         return self._folder / f"{self._name}-{len(self.files):05d}.arrow.tmp"
+
+
+def _batches(path: Path) -> list[pa.RecordBatch]:
+    """Those of a whole shard, not read before they are used."""
+    with pa.memory_map(str(path)) as source:
+        return list(pa.ipc.open_stream(source))
 
 
 def _column(array: pa.Array) -> Column:

@@ -2,8 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -156,11 +155,14 @@ class Bench:
         self.key_length = first.key_length or case.length
         self.calls = [Call(place.function, first)]
         short = case.length <= place.config.reference_longest
+        truth = "reference" if short else "eager"
         with at_most(FIRST_CALL_S):
-            self.truth = Truth(
-                self.calls[0], "reference" if short else "eager",
-                grads="forward_backward" in place.config.passes,
-            )  # fmt: skip
+            grads = "forward_backward" in place.config.passes
+            self.truth = Truth(self.calls[0], truth, grads=grads)
+        if not short:
+            for entry in self.alive:
+                longest = place.config.reference_longest
+                entry.notes.append(f"held to eager in fp64: no reference above N={longest}")
         self.calls.append(Call(place.function, second, self.calls[0].cotangent))
         for pass_ in place.config.passes:
             gflop, note = self._work(first, pass_)
@@ -187,7 +189,7 @@ class Bench:
         if entry.backend == "auto":
             choice = chosen[self.place.op.name]
             entry.chosen = choice.backend
-            entry.notes.append(f"auto took it: {choice.reason}")
+            entry.notes += [f"auto took it: {choice.reason}", *choice.refusals]
         start = time.perf_counter()
         self._run(entry)
         spent, limit = time.perf_counter() - start, self.place.config.limit_s
@@ -277,14 +279,3 @@ class Bench:
         self.calls[0].run(entry.backend, entry.pass_)
         if self.place.device.type == "cuda":
             torch.cuda.synchronize(self.place.device)
-
-
-@contextmanager
-def many_shapes() -> Iterator[None]:
-    """Lets a compiled function be specialised as often as there are cases; silently eager after
-    eight of them, it would be timed as what it is not."""
-    dynamo: Any = torch._dynamo.config
-    with dynamo.patch(
-        recompile_limit=1000, accumulated_recompile_limit=10000, fail_on_recompile_limit_hit=True
-    ):
-        yield

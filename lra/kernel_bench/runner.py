@@ -16,7 +16,7 @@ from kernels.dispatch import Op, all_ops
 from kernels.errors import Unsupported
 from lra.device import find_device
 from lra.errors import UserError, nearest
-from lra.kernel_bench.bench import Bench, Frontier, Workplace, many_shapes
+from lra.kernel_bench.bench import Bench, Frontier, Workplace
 from lra.kernel_bench.config import KernelConfig
 from lra.kernel_bench.draw import Case, Draw, Inputs
 from lra.kernel_bench.rows import rows_of
@@ -95,8 +95,7 @@ class Runner(CaseRunner[Case]):
             CellFailed: time is up.
         """
         config = self.config
-        with many_shapes():
-            found, n_new = self.finish(rerun=config.rerun, time_s=config.limits.time_s)
+        found, n_new = self.finish(rerun=config.rerun, time_s=config.limits.time_s)
         self._lock.close()
         files = [self.store.folder, config.results / "local" / "kernels"]
         return Outcome(
@@ -198,7 +197,7 @@ def find_backends(
         for name in wish:
             if name not in ops:
                 raise nearest(name, ops, kind="op in backend")
-        wish = wish.get(op.name, "auto")
+        wish = wish.get(op.name, "all")
     names = list(dict.fromkeys([wish] if isinstance(wish, str) else wish))
     for name in names:
         if name not in every:

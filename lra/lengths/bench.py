@@ -148,6 +148,10 @@ class Bench:
             call = self._decoder(run, subject, batch) if decodes else subject.call(step, run.pass_)
             spent = self._seconds(partial(call, batch))
         run.backend = _backends(chosen)
+        # each once, where it is first met
+        said = {note for other in self.alive for note in other.notes}
+        refusals = [note for choice in chosen.all for note in choice.refusals]
+        run.notes += [note for note in dict.fromkeys(refusals) if note not in said]
         step.model.zero_grad(set_to_none=True)
         if not decodes:
             # the first call may have built things, the tracked one is watched: the quicker counts

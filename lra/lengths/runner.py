@@ -1,7 +1,6 @@
 """All lengths of one model on this device: finished ones are kept, the others measured."""
 
 import inspect
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,8 @@ from lra.measurement.cases import CaseRunner
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import TOO_FAST, Roofline
 from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
-from lra.model import n_params
+from lra.model import family, mixer_knobs, n_params
+from lra.presets import alters
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import LengthRow
 from lra.results.source import source_digest
@@ -87,7 +87,7 @@ class Runner(CaseRunner[Point]):
 
     def name_of(self, case: Point) -> str:
         config, run = self.config, self.config.run
-        parts = ("model", "mixer", "block", "backbone", "layers", "backend", "bidirectional")
+        parts = ("model", "backbone", "layers", "backend", "bidirectional")
         keys = ("level", "causal", "passes", "vocab", "budget_s", "min_samples", "max_samples")
         return case_id(
             point=asdict(case), source=self._source, recipe=asdict(run.recipe), seed=run.seed,
@@ -100,7 +100,7 @@ class Runner(CaseRunner[Point]):
     def _digest(self) -> str:
         run = self.config.run
         card(self.config)  # a class that does not exist is said here
-        targets = [run.block, run.backbone, *run.layers]
+        targets = [run.backbone, *(part for layer in run.layers for part in layer.values())]
         modules = {str(target["_target_"]).rpartition(".")[0] for target in targets}
         modules |= {"lra.lengths.bench", "lra.model", "models.build"}
         files = [Path(inspect.getfile(import_module(module))) for module in modules]
@@ -142,13 +142,12 @@ class Runner(CaseRunner[Point]):
 
     def _row(self, name: str, bench: Bench, run: PassRun, tflop_per_s: float | None) -> LengthRow:
         config, recipe, subject = self.config, self.config.run.recipe, bench.subject
-        knobs = [{k: v for k, v in layer.items() if k != "_target_"} for layer in config.run.layers]
         status: Any = run.status
         level: Any = config.level
         pass_: Any = run.pass_
         return LengthRow(
-            cell=name, model=config.run.model, family=card(config).family, level=level,
-            mixer_knobs=json.dumps(knobs[0] if len(knobs) == 1 else knobs, sort_keys=True),
+            cell=name, model=config.run.model, family=family(config.run), level=level,
+            mixer_knobs=mixer_knobs(config.run.layers),
             protocol=config.run.protocol["name"], variant=variant(config),
             length=bench.point.length, batch=bench.point.batch,
             causal=config.causal if subject is None else subject.causal,
@@ -166,11 +165,13 @@ class Runner(CaseRunner[Point]):
 
 def variant(config: LengthsConfig) -> str:
     """What departs from the protocol's recipe and the preset, beside the mixer's knobs."""
-    parts = ("recipe.", "block.", "backbone.", "bidirectional=", "task.vocab=", "experiment=")
+    parts = ("recipe.", "block.", "backbone.", "bidirectional=", "task.vocab=")
     precise = ("recipe.precision=", "recipe.dim=", "recipe.depth=", "recipe.heads=")
     found = [item.lstrip("+") for item in config.run.changed]
     # those have columns of their own
-    return " ".join(sorted(x for x in found if x.startswith(parts) and not x.startswith(precise)))
+    kept = [x for x in found if x.startswith(parts) and not x.startswith(precise)]
+    kept += [x for x in found if x.startswith("experiment=") and alters(x.partition("=")[2])]
+    return " ".join(sorted(kept))
 
 
 def _measured(run: PassRun, tflop_per_s: float | None, device: str) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def card(config: LengthsConfig) -> Card:
     """
     run = config.run
     with as_user_error():
-        return card_of(run.backbone, run.block, run.layers[0])
+        return card_of(run.backbone, run.layers[0]["block"], run.layers[0]["mixer"])
 
 
 def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> Subject:
@@ -178,12 +178,13 @@ def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> S
         return Subject(config, point, model, device, model.dense_at(n))
     _check_level(config)
     layer = replace(spec.layer, causal=config.causal)
+    mixer, block = run.layers[0]["mixer"], run.layers[0]["block"]
     part: Mixer | Block
     with as_user_error():
         if config.level == "mixer":
-            part = make_mixer(run.layers[0], layer)
+            part = make_mixer(mixer, layer)
         else:
-            part = make(run.block, Block, layer, partial(make_mixer, run.layers[0]))
+            part = make(block, Block, layer, partial(make_mixer, mixer))
     degenerate = card(config).family != "exact" and part.dense_at(n)
     return Subject(config, point, Part(part).to(device), device, degenerate)
 
@@ -192,11 +193,14 @@ def _check_level(config: LengthsConfig) -> None:
     run = config.run
     if locate(run.backbone["_target_"], Backbone).card is not None:
         raise Unsupported(f"{run.model} is a whole model: task.level=model")
-    if config.level == "mixer" and locate(run.block["_target_"], Block).card is not None:
+    if (
+        config.level == "mixer"
+        and locate(run.layers[0]["block"]["_target_"], Block).card is not None
+    ):
         raise Unsupported(f"{run.model} is a block: task.level=block or model")
     if len({str(layer) for layer in run.layers}) > 1:
         raise Unsupported("a hybrid has several mixers: task.level=model")
-    mixer_class(run.layers[0])
+    mixer_class(run.layers[0]["mixer"])
 
 
 def _grid(n: int) -> tuple[int, int]:

@@ -42,9 +42,7 @@ def cell_id(
 
     What only says where things are written or how long they may take is left out.
     """
-    keys = (
-        "mixer", "block", "backbone", "layers", "task", "seed", "backend", "bidirectional",
-    )  # fmt: skip
+    keys = ("backbone", "layers", "task", "seed", "backend", "bidirectional")
     identity = {
         **{key: getattr(config, key) for key in keys},
         "model": config.model,

@@ -38,6 +38,7 @@ class Image(Labelled):
         root: folder of built data.
         source: a name on the hub; or a folder of parquet files of its schema (gray pictures are
             taken as they are), or ``cifar-10-batches-bin``.
+        revision: the commit of a name on the hub.
         gray: weights and rounding from RGB: tf (LRA) or pil (S4 family, Mega).
         pixels: embed or scalar.
         mean, std: of the gray value in [0, 1]; ``pixels=scalar`` only. As S4; Mega has 0.48, 0.24.
@@ -55,6 +56,7 @@ class Image(Labelled):
         *,
         root: str | Path,
         source: str = OFFER.hub,
+        revision: str = OFFER.revision,
         gray: str = "tf",
         pixels: str = "embed",
         mean: float = 122.6 / 255,
@@ -72,7 +74,8 @@ class Image(Labelled):
         if max_length % SIDE or max_length > PIXELS:
             raise UserError(f"max_length={max_length}: write a multiple of {SIDE} up to {PIXELS}")
         self._input = PixelInput(pixels, mask_zero_pixels, mean, std)
-        self._location, self._gray, self._length = str(source), gray, max_length
+        self._location = str(source), str(revision)
+        self._gray, self._length = gray, max_length
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers: ids ``(B, N)`` or scalars ``(B, N, 1)``."""
@@ -83,7 +86,7 @@ class Image(Labelled):
 
     @cached_property
     def _source(self) -> Source:
-        return open_cifar(self._location, self._gray)
+        return open_cifar(*self._location, self._gray)
 
     def _key(self, seed: int) -> Mapping[str, Any]:
         return {**self._asked(seed), "source": self._source.key()}

@@ -22,3 +22,23 @@ def check_whole(least: int, **knobs: int) -> None:
     for name, value in knobs.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{name}={value}: write a whole number from {least}")
+
+
+def padded_length(padding: object, max_length: int) -> int | None:
+    """What ``padding`` asks for: the length of every batch, or None, that of its longest sequence.
+
+    Args:
+        padding: longest; full, ``max_length``; or a number of at least ``max_length``.
+        max_length: longest sequence of the task.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(padding, int) and not isinstance(padding, bool):
+        if padding < max_length:
+            raise UserError(
+                f"padding={padding}: write longest, full, or a length from max_length={max_length}"
+            )
+        return padding
+    check_choice("padding", padding, ("longest", "full"))
+    return max_length if padding == "full" else None

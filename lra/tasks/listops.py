@@ -1,12 +1,14 @@
 """ListOps: the value of a nested expression over digits."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lra.data import store
+from lra.data.labelled import standing
 from lra.data.listops_set import generated_key, write_generated
 from lra.data.listops_trees import (
     EXTENDED_VOCAB,
@@ -15,12 +17,14 @@ from lra.data.listops_trees import (
     TreeLaw,
     check_operators,
 )
-from lra.data.listops_tsv import official_key, write_official
-from lra.tasks.knobs import check_whole
-from lra.tasks.spec import Batch, TaskSpec, data_root
+from lra.data.listops_tsv import ROWS, official_key, write_official
+from lra.tasks.knobs import check_flag, check_whole, padded_length
+from lra.tasks.spec import Batch, TaskSpec, Tier, data_root
 
 if TYPE_CHECKING:
     import datasets
+
+CLASSES = 10
 
 
 class ListOps:
@@ -34,10 +38,14 @@ class ListOps:
 
     Ids: 0 padding, 1..10 the digits 0..9, 11 ``[MIN``, 12 ``[MAX``, 13 ``[MED``, 14 ``[SM`` (sum
     modulo 10), 15 ``]``, 16 unknown (in the official vocabulary; never occurs); 17 ``[FIRST`` and
-    18 ``[LAST`` only where ``operators`` names one of them. ``MED`` is the median rounded down.
+    18 ``[LAST`` only where ``operators`` names one of them; one more with ``eos``. ``MED`` is the
+    median rounded down.
 
     The labels are uneven: a model that reads only the first operator scores 36 to 37 % on the
     official distribution, one that always says the same class 17 %.
+
+    Files that have not LRA's 96,000, 2,000 and 2,000 trees are a stand-in, ``listops_standin`` in
+    every row, whatever program wrote them; only fewer test trees are no more than noted.
 
     Args:
         root: folder of built data.
@@ -46,13 +54,16 @@ class ListOps:
         max_args: most arguments of an operator; the fewest is 2.
         min_length, max_length: tokens of a tree lie strictly between; with ``source`` longer trees
             are cut to ``max_length``. A model must take ``max_length`` positions.
+        eos: append an end-of-sequence id, as the S4 family; it counts in ``max_length``.
+        padding: longest, each batch to its longest tree; full, to ``max_length`` (LRA); or to that
+            many positions (Nystromformer: 2,048).
         operators: which occur, each equally often: MIN, MAX, MED, SM, FIRST, LAST.
         source: folder of the official ``basic_{train,val,test}.tsv``; None: generate. Depth,
             arguments, ``min_length`` and ``data_seed`` then say nothing.
         data_seed: of the generator.
 
     Raises:
-        UserError: no tree satisfies the knobs.
+        UserError: a knob has no such value, or no tree satisfies them.
     """
 
     def __init__(
@@ -67,10 +78,14 @@ class ListOps:
         min_length: int = 500,
         max_length: int = 2000,
         operators: Sequence[str] = OFFICIAL,
+        eos: bool = False,
+        padding: str | int = "longest",
         source: str | Path | None = None,
         data_seed: int = 0,
     ) -> None:
-        check_whole(1, n_train=n_train, n_val=n_val, n_test=n_test, max_length=max_length)
+        check_flag("eos", eos)
+        check_whole(1, n_train=n_train, n_val=n_val, n_test=n_test)
+        check_whole(1 + eos, max_length=max_length)
         check_whole(0, max_depth=max_depth, max_args=max_args, min_length=min_length)
         check_whole(0, data_seed=data_seed)
         self._root, self._seed = data_root(root), data_seed
@@ -79,17 +94,25 @@ class ListOps:
         self._source = None if source is None else Path(source).expanduser().resolve()
         if source is None:
             self._law = TreeLaw(max_depth, max_args, min_length, max_length, self._operators)
+        self._longest, self._padded = max_length, padded_length(padding, max_length)
         official = set(self._operators) <= set(OFFICIAL)
-        self.spec = TaskSpec(
-            name="listops",
-            kind="classify",
-            length=max_length,
-            classes=10,
-            vocab=OFFICIAL_VOCAB if official else EXTENDED_VOCAB,
-            chance_acc=0.1,
-            tier="regenerated" if source is None else "official",
-            published="listops",
-        )
+        self._vocab = OFFICIAL_VOCAB if official else EXTENDED_VOCAB
+        self._eos = self._vocab if eos else None
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """The facts; with ``source`` they need its files, which are read if need be."""
+        name, tier, notes = self._standing()
+        return TaskSpec(
+            name=name, kind="classify", length=self._padded or self._longest, classes=CLASSES,
+            vocab=self._vocab + (self._eos is not None), chance_acc=0.1, tier=tier,
+            published=None if tier == "stand-in" else "listops", notes=notes,
+        )  # fmt: skip
+
+    def _standing(self) -> tuple[str, Tier, tuple[str, ...]]:
+        if self._source is None:
+            return "listops", "regenerated", ()
+        return standing("listops", self.manifest()["source_rows"], ROWS)
 
     def build(self, split: str, seed: int | None = None) -> "datasets.Dataset":
         """Columns x: token ids (uint8), y: value (uint8). ``seed`` is another ``data_seed``.
@@ -104,7 +127,7 @@ class ListOps:
         """The rows of those numbers as ids ``(B, N)``, padded with 0."""
         from lra.data.columns import padded
 
-        return Batch(*padded(dataset, rows))
+        return Batch(*padded(dataset, rows, end=self._eos, length=self._padded))
 
     def manifest(self) -> Mapping[str, Any]:
         """What the data is, wherever and whenever it was built; builds it if need be."""
@@ -116,7 +139,7 @@ class ListOps:
         """Test accuracy of the most frequent value, and of that after each first operator; both
         are learned on train."""
         first, y = self._first_and_value("train")
-        votes = np.zeros((EXTENDED_VOCAB, self.spec.classes), np.int64)
+        votes = np.zeros((EXTENDED_VOCAB, CLASSES), np.int64)
         np.add.at(votes, (first, y), 1)
         majority = votes.sum(axis=0).argmax()
         best = np.where(votes.any(axis=1), votes.argmax(axis=1), majority)
@@ -134,9 +157,14 @@ class ListOps:
 
     def _folder(self, seed: int | None) -> Path:
         if self._source is not None:
-            asked = (self._source, self._counts, self.spec.length, self._operators)
-            key = official_key(*asked)
-            return store.ensure(self._root, "listops", key, lambda w: write_official(w, *asked))
+            cut = self._longest - (self._eos is not None)
+            asked = (self._source, self._counts, cut, self._operators)
+            return store.ensure(
+                self._root, "listops", official_key(*asked),
+                lambda writer: write_official(writer, *asked), resumable=True,
+            )  # fmt: skip
         drawn = (self._law, self._counts, self._seed if seed is None else seed)
-        key = generated_key(*drawn)
-        return store.ensure(self._root, "listops", key, lambda w: write_generated(w, *drawn))
+        return store.ensure(
+            self._root, "listops", generated_key(*drawn),
+            lambda writer: write_generated(writer, *drawn), resumable=True,
+        )  # fmt: skip

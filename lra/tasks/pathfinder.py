@@ -1,6 +1,7 @@
 """Pathfinder: does one dashed contour join the two discs? At 128 x 128 it is called Path-X."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,23 +9,16 @@ import numpy as np
 
 from lra.data import store
 from lra.data.pathfinder_folder import find_folder
-from lra.data.pathfinder_law import law_of
-from lra.data.pathfinder_official import check_rule, official_key, write_official
+from lra.data.pathfinder_law import NAMES, law_of
+from lra.data.pathfinder_official import ROWS, check_rule, official_key, write_official
 from lra.data.pathfinder_set import generated_key, write_generated
 from lra.data.pixels import PixelInput
 from lra.tasks.knobs import check_whole
-from lra.tasks.spec import Batch, TaskSpec, data_root
+from lra.tasks.spec import Batch, TaskSpec, Tier, data_root
 
 if TYPE_CHECKING:
     import datasets
 
-# the task's name, and its name in results/published, by the rows of an image
-NAMES = {
-    32: ("pathfinder", "pathfinder"),
-    64: ("pathfinder64", "path_64"),
-    128: ("path_x", "path_x"),
-    256: ("path_256", "path_256"),
-}
 RULE_ROWS = 20_000  # images of train that the trivial rules are learned on
 PART = 2**24  # pixels that they look at at a time
 
@@ -43,6 +37,9 @@ class Pathfinder:
     At 32 x 32 the distractors are brighter than the targets (255 and 191, the discs 221); at the
     larger sizes the discs are brightest. Two thirds of the pixels are black at 32.
 
+    A folder that lists not just as many images as the release, 200,000, is a stand-in, such as
+    ``pathfinder_standin`` in every row, whatever program drew them.
+
     Args:
         root: folder of built data.
         size: rows, and columns, of an image: 32, 64, 128 (Path-X) or 256.
@@ -53,8 +50,9 @@ class Pathfinder:
         mean, std: of scalar: 0 and 1 in S4, 0.5 and 0.5 in Mega.
         source: the official release: the folder that holds ``pathfinder32`` and its like, or one
             of those; None: draw images of the same distribution.
-        split_rule: of ``source``, which has no splits: seeded, by ``data_seed``, or s4, the split
-            of S4, Mega and S5.
+        split_rule: of ``source``, which has no splits: seeded, by ``data_seed``; s4, the split of
+            S4, Mega and S5; or all, to evaluate a saved model: every image tests, train and val are
+            the same images, and a row says so.
         data_seed: of the generator, or of the split.
 
     Raises:
@@ -86,19 +84,31 @@ class Pathfinder:
         self._input = PixelInput(pixels, mask_zero_pixels, mean, std)
         self._source = None if source is None else Path(source).expanduser().resolve()
         self._rule = check_rule(split_rule)
-        name, published = NAMES[size]
-        self.spec = TaskSpec(
-            name=name,
-            kind="classify",
-            length=size**2,
-            classes=2,
-            grid=(size, size),
-            chance_acc=0.5,
-            tier="regenerated" if source is None else "official",
-            published=published if difficulty == "hard" else None,
-            vocab=self._input.vocab,
+        self._name, self._published = NAMES[size]
+
+    @cached_property
+    def spec(self) -> TaskSpec:
+        """The facts; with ``source`` they need its files, which are read if need be."""
+        name, tier = self._standing()
+        known = self._difficulty == "hard" and tier != "stand-in"
+        return TaskSpec(
+            name=name, kind="classify", length=self._size**2, classes=2,
+            grid=(self._size, self._size), chance_acc=0.5, tier=tier,
+            published=self._published if known else None, vocab=self._input.vocab,
             features=self._input.features,
-        )
+            notes=("train and val are the test images",) if self._only_test else (),
+        )  # fmt: skip
+
+    def _standing(self) -> tuple[str, Tier]:
+        if self._source is None:
+            return self._name, "regenerated"
+        if self.manifest()["source_rows"] == ROWS:
+            return self._name, "official"
+        return f"{self._name}_standin", "stand-in"
+
+    @property
+    def _only_test(self) -> bool:
+        return self._source is not None and self._rule == "all"
 
     def build(self, split: str, seed: int | None = None) -> "datasets.Dataset":
         """Columns x: gray levels (uint8, all rows equally long), y: class (uint8). ``seed`` is
@@ -108,7 +118,7 @@ class Pathfinder:
             UserError: the source is missing or broken (names file and line), or the folder cannot
                 be written.
         """
-        return store.load(self._folder(seed), split)
+        return store.load(self._folder(seed), "test" if self._only_test else split)
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers: ids ``(B, N)`` or scalars ``(B, N, 1)``."""
@@ -134,19 +144,19 @@ class Pathfinder:
         cut = right.argmax() if sign == 1 else right.argmin()
         threshold = np.append(brightness[order], np.inf)[cut]
         majority = y.mean() >= 0.5
-        brightness, y = self._brightness("test", self._counts["test"])
+        brightness, y = self._brightness("test")
         bright = (brightness >= threshold) == (sign == 1)
         return {
             "majority": float((y == majority).mean()),
             "brightness": float((y == bright).mean()),
         }
 
-    def _brightness(self, split: str, most: int) -> tuple[np.ndarray, np.ndarray]:
+    def _brightness(self, split: str, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         from lra.data.columns import labels, lists
 
         dataset = self.build(split)
-        n = min(len(dataset), most)
-        step = max(PART // self.spec.length, 1)
+        n = len(dataset) if most is None else min(len(dataset), most)
+        step = max(PART // self._size**2, 1)
         parts = [
             np.stack(lists(dataset, "x")[range(first, min(first + step, n))]).mean(axis=1)
             for first in range(0, n, step)
@@ -158,12 +168,12 @@ class Pathfinder:
         if self._source is None:
             drawn = (self._law, self._counts, seed)
             return store.ensure(
-                self._root, self.spec.name, generated_key(*drawn),
+                self._root, self._name, generated_key(*drawn),
                 lambda writer: write_generated(writer, *drawn), resumable=True,
             )  # fmt: skip
         found = find_folder(self._source, self._size, self._difficulty)
         asked = (found, self._counts, self._rule, seed, self._size, self._difficulty)
         return store.ensure(
-            self._root, self.spec.name, official_key(*asked),
-            lambda writer: write_official(writer, *asked),
+            self._root, self._name, official_key(*asked),
+            lambda writer: write_official(writer, *asked), resumable=True,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from lra.data.labelled import Labelled
 from lra.data.splits import stratified
 from lra.data.writer import Writer
 from lra.errors import UserError
-from lra.tasks.knobs import check_choice, check_flag, check_whole
+from lra.tasks.knobs import check_choice, check_flag, check_whole, padded_length
 from lra.tasks.spec import Batch, TaskSpec
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Retrieval(Labelled):
         eos: append an end-of-sequence id to both; it counts in ``max_length``.
         min_freq: occurrences in train that make a character known; ``tokens=chars`` only.
         max_length: ids of a text; the rest is cut off.
+        padding: longest, each batch to its longest text; full, to ``max_length`` (LRA); or to that
+            many positions (Nystromformer: 4,096).
         n_train, n_val, n_test: most pairs of each split, a stratified sample; None: all.
         data_seed: of the samples.
 
@@ -66,6 +68,7 @@ class Retrieval(Labelled):
         eos: bool = False,
         min_freq: int = 1,
         max_length: int = 4000,
+        padding: str | int = "longest",
         n_train: int | None = None,
         n_val: int | None = None,
         n_test: int | None = None,
@@ -84,16 +87,17 @@ class Retrieval(Labelled):
             )
         self._location, self._set_name = source, set_name
         self._reading = Reading(tokens, eos, max_length, min_freq)
+        self._padded = padded_length(padding, max_length)
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
-        """The rows of those numbers as ids ``(B, 2, N)``, both texts padded with 0 to the longest
-        of all."""
+        """The rows of those numbers as ids ``(B, 2, N)``, all texts padded with 0 alike."""
         import torch
 
         from lra.data.columns import labels, lists, pad
 
-        sides = zip(*(lists(dataset, column)[rows] for column in ("x", "x2")), strict=True)
-        x, mask = (t.unflatten(0, (-1, 2)) for t in pad([side for pair in sides for side in pair]))
+        pairs = zip(*(lists(dataset, column)[rows] for column in ("x", "x2")), strict=True)
+        sides = [side for pair in pairs for side in pair]
+        x, mask = (t.unflatten(0, (-1, 2)) for t in pad(sides, length=self._padded))
         return Batch(x, mask, torch.from_numpy(labels(dataset)[rows].astype(np.int64)))
 
     @cached_property
@@ -137,8 +141,8 @@ class Retrieval(Labelled):
         official = self._set_name is None and facts["source_rows"] == aan_tsv.ROWS
         return TaskSpec(
             name="retrieval" if official else self._set_name or "retrieval_standin",
-            kind="match", length=self._reading.max_length, classes=2, vocab=facts["vocab"],
-            chance_acc=0.5, tier="official" if official else "stand-in",
+            kind="match", length=self._padded or self._reading.max_length, classes=2,
+            vocab=facts["vocab"], chance_acc=0.5, tier="official" if official else "stand-in",
             published="retrieval" if official else None,
         )  # fmt: skip
 

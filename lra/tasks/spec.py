@@ -25,7 +25,7 @@ class TaskSpec:
         name: row name; the task's name in ``results/published`` is ``published``.
         kind: ``classify`` one label, ``match`` two sequences and one label, ``token`` a label for
             each position (-100: not scored).
-        length: longest sequence, in positions.
+        length: longest sequence of a batch, in positions.
         classes: number of labels.
         vocab: number of ids (0 is padding), or None for scalar inputs.
         features: scalars of a position where ``vocab`` is None.
@@ -105,7 +105,8 @@ class Task(Protocol):
         """
 
     def collate(self, dataset: "datasets.Dataset", rows: "np.ndarray") -> Batch:
-        """The dataset's rows of those numbers as a batch, padded to its longest sequence."""
+        """The dataset's rows of those numbers as a batch, padded to its longest sequence, or to the
+        length that the knobs ask for."""
 
     def manifest(self) -> Mapping[str, Any]:
         """Source, sha256, generator version, counts: what makes this data this data."""

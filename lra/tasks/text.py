@@ -13,7 +13,7 @@ from lra.data.imdb import OFFER, ROWS, open_imdb
 from lra.data.labelled import Labelled, standing
 from lra.data.splits import Source
 from lra.data.writer import Writer
-from lra.tasks.knobs import check_choice, check_flag, check_whole
+from lra.tasks.knobs import check_choice, check_flag, check_whole, padded_length
 from lra.tasks.spec import Batch, TaskSpec
 
 if TYPE_CHECKING:
@@ -36,11 +36,14 @@ class Text(Labelled):
     Args:
         root: folder of built data.
         source: a name on the hub; or a folder of parquet files of its schema, or ``aclImdb``.
+        revision: the commit of a name on the hub.
         split: honest: a tenth of train, stratified, validates; legacy: the test split does.
         tokens: bytes (257 ids) or chars (those of train with ``min_freq``, as the S4 family).
         eos: append an end-of-sequence id; it counts in ``max_length``.
         min_freq: occurrences in train that make a character known; ``tokens=chars`` only.
         max_length: ids of a review; the rest is cut off.
+        padding: longest, each batch to its longest review; full, to ``max_length`` (LRA); or to
+            that many positions (Nystromformer: 4,096).
         n_train, n_val, n_test: most reviews of each split, a stratified sample; None: all. A
             legacy val is test.
         data_seed: of splits and samples.
@@ -54,11 +57,13 @@ class Text(Labelled):
         *,
         root: str | Path,
         source: str = OFFER.hub,
+        revision: str = OFFER.revision,
         split: str = "honest",
         tokens: str = "bytes",
         eos: bool = False,
         min_freq: int = 15,
         max_length: int = 4000,
+        padding: str | int = "longest",
         n_train: int | None = None,
         n_val: int | None = None,
         n_test: int | None = None,
@@ -70,18 +75,19 @@ class Text(Labelled):
         check_flag("eos", eos)
         check_whole(1 + eos, max_length=max_length)
         check_whole(1, min_freq=min_freq)
-        self._location, self._split = str(source), split
+        self._location, self._split = (str(source), str(revision)), split
         self._reading = Reading(tokens, eos, max_length, min_freq)
+        self._padded = padded_length(padding, max_length)
 
     def collate(self, dataset: "datasets.Dataset", rows: np.ndarray) -> Batch:
         """The rows of those numbers as ids ``(B, N)``, padded with 0."""
         from lra.data.columns import padded
 
-        return Batch(*padded(dataset, rows))
+        return Batch(*padded(dataset, rows, length=self._padded))
 
     @cached_property
     def _source(self) -> Source:
-        return open_imdb(self._location)
+        return open_imdb(*self._location)
 
     def _key(self, seed: int) -> Mapping[str, Any]:
         return {**self._asked(seed), **self._reading.asked(), "source": self._source.key()}
@@ -103,7 +109,7 @@ class Text(Labelled):
         if self._split == "legacy":
             notes = ("validated on the test split", *notes)
         return TaskSpec(
-            name=name, kind="classify", length=self._reading.max_length, classes=2,
+            name=name, kind="classify", length=self._padded or self._reading.max_length, classes=2,
             vocab=facts["vocab"], chance_acc=0.5, tier=tier,
             published="text" if tier == "official" else None, notes=notes,
         )  # fmt: skip

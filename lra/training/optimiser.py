@@ -23,5 +23,7 @@ def make_optimiser(model: nn.Module, recipe: Recipe) -> tuple[AdamW, LambdaLR]:
         lr=recipe.lr, betas=(recipe.betas[0], recipe.betas[1]), eps=recipe.eps,
         weight_decay=recipe.weight_decay,
     )  # fmt: skip
-    formula = factor(recipe.schedule, steps=recipe.steps, warmup=recipe.warmup_steps)
+    formula = factor(
+        recipe.schedule, steps=recipe.steps, warmup=recipe.warmup_steps, power=recipe.warmup_power
+    )
     return optimiser, LambdaLR(optimiser, formula)

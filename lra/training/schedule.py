@@ -13,17 +13,18 @@ from collections.abc import Callable
 SCHEDULES = ("constant", "rsqrt", "linear", "cosine", "one_cycle")
 
 
-def factor(kind: str, *, steps: int, warmup: int) -> Callable[[int], float]:
+def factor(kind: str, *, steps: int, warmup: int, power: int = 1) -> Callable[[int], float]:
     """The factor as a function of the number of finished steps (0 before the first).
 
     Args:
         kind: one of ``SCHEDULES``.
         steps: steps of the whole run.
         warmup: steps w of the warm-up; 0 for none.
+        power: of min(1, s/w) above; ``one_cycle`` has none.
     """
 
     def warm(step: int) -> float:
-        return min(1.0, step / warmup) if warmup else 1.0
+        return min(1.0, step / warmup) ** power if warmup else 1.0
 
     def progress(step: int) -> float:
         return min(1.0, max(0, step - warmup) / max(1, steps - warmup))

@@ -53,7 +53,7 @@ class Perceiver(Backbone):
         spec: LayerSpec,
         make_block: MakeBlock,
         *,
-        num_latents: int = 64,
+        num_latents: int = 512,
         cross_repeats: int = 1,
         self_per_cross: int | None = None,
         fourier_bands: int = 64,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from kernels.errors import Unsupported
 from models.backbone import Backbone, MakeBlock
 from models.card import Card
+from models.mixers.exact.relative_attention import RelativeAttention
 from models.norm import make_norm
 from models.padding import zero_padding
 from models.spec import LayerSpec
@@ -19,7 +20,8 @@ class TransformerXL(Backbone):
     last ``mem_len`` inputs of the layer from segments before, without gradient.
 
     Dai et al. 2019, section 3.2 and 3.3. It is causal. The preset's mixer has the paper's relative
-    positions; any mixer that takes keys and values from elsewhere can stand in its place.
+    positions, whose u and v all layers share; any mixer that takes keys and values from elsewhere
+    can stand in its place.
 
     Args:
         seg_len: positions of a segment.
@@ -40,6 +42,8 @@ class TransformerXL(Backbone):
         smooth={"mem_len": 0},
         deviations=(
             "no gradient enters the memory, so the whole gradient is that of each segment alone",
+            "the recipe's positions are added to the embedding besides; the paper has none there",
+            "the memory is empty before each input, and decoding step by step is not offered",
         ),
     )
     cross = True
@@ -60,6 +64,11 @@ class TransformerXL(Backbone):
         self.seg_len, self.mem_len = seg_len, mem_len
         layer = replace(spec, max_len=min(spec.max_len, seg_len + mem_len))
         self.layers = nn.ModuleList(make_block(replace(layer, layer=i)) for i in range(spec.depth))
+        relative = [m for m in self.modules() if isinstance(m, RelativeAttention)]
+        for mixer in relative[1:]:
+            # one u and one v for all layers
+            mixer.content_bias = relative[0].content_bias
+            mixer.distance_bias = relative[0].distance_bias
         self.norm = make_norm(spec.norm, spec.dim) if spec.norm_position == "pre" else None
 
     def forward(

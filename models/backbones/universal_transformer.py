@@ -42,6 +42,10 @@ class UniversalTransformer(Backbone):
         deviations=(
             "norms stand where the recipe puts them; the paper's are behind the sums",
             "positions that have stopped are computed on and left as they were",
+            "the recipe's positions are added to the embedding besides P_t, which holds them, too",
+            "the transition is the block's feed-forward network, never a separable convolution",
+            "signals of the step are sinusoids, in the authors' code learned unless told otherwise",
+            "act ends after steps applications, in the authors' code after twice its layers",
         ),
     )
 

@@ -111,7 +111,11 @@ class Luna(Block):
         causality="masked",
         bidirectional=True,
         ops=("attention", "linear_attention"),
-        deviations=("norms stand where the recipe puts them; the paper's are behind the sums",),
+        deviations=(
+            "norms stand where the recipe puts them; the paper's are behind the sums",
+            "projections have no bias, and both attentions have the recipe's heads",
+            "decoding step by step is not offered",
+        ),
     )
 
     def __init__(

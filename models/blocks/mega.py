@@ -32,7 +32,10 @@ CARD = Card(
     bidirectional=True,
     ops=("vandermonde_kernel", "long_conv", "attention"),
     length_bound=("bias",),
-    deviations=("the moving average is not cut at a number of taps",),
+    deviations=(
+        "the moving average is not cut at a number of taps",
+        "decoding step by step is not offered",
+    ),
 )
 
 
@@ -159,9 +162,8 @@ class MegaChunk(Mega):
     """
 
     card = replace(
-        CARD, family="sparse", time="N chunk d + N log N d", memory="N d", length_bound=(),
-        deviations=(*CARD.deviations, "decoding step by step is not offered"),
-    )  # fmt: skip
+        CARD, family="sparse", time="N chunk d + N log N d", memory="N d", length_bound=()
+    )
 
     def __init__(
         self,

@@ -78,3 +78,28 @@ class ResidualBlock(Block):
             if self.ffn is not None:
                 x = self.ffn_norm(x + self.dropout(self.ffn(x)), mask)
         return x, carry
+
+    # -- decoding: where the mixer can ---------------------------------------------------------
+
+    def ffn_state(self, batch: int) -> Any:
+        """What the feed-forward network knows before the first token."""
+        return None
+
+    def ffn_step(self, x: Float[Tensor, "B 1 D"], state: Any) -> tuple[Float[Tensor, "B 1 D"], Any]:
+        """The feed-forward network on one token, and its next state."""
+        assert self.ffn is not None
+        return self.ffn(x), state
+
+    def init_state(self, batch: int) -> Any:
+        return self.mixer.init_state(batch), self.ffn_state(batch)
+
+    def step(self, x_t: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        x, (mixed, known) = x_t[:, None], state
+        y, mixed = self.mixer.step((self.mixer_norm(x) if self.pre else x)[:, 0], mixed)
+        x = x + self.dropout(y[:, None])
+        x = x if self.pre else self.mixer_norm(x)
+        if self.ffn is not None:
+            y, known = self.ffn_step(self.ffn_norm(x) if self.pre else x, known)
+            x = x + self.dropout(y)
+            x = x if self.pre else self.ffn_norm(x)
+        return x[:, 0], (mixed, known)

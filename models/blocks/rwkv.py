@@ -1,5 +1,7 @@
 """RWKV-4's block: any mixer, then channel mixing in the place of the feed-forward network."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,8 +28,11 @@ class ChannelMixing(nn.Module):
         self.value = nn.Linear(spec.ffn_dim, spec.dim, bias=False)
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
-        before = token_before(x)
+    def forward(
+        self, x: Float[Tensor, "B N D"], last: Float[Tensor, "B D"] | None = None
+    ) -> Float[Tensor, "B N D"]:
+        """y; ``last`` is the token before x, zeros if None."""
+        before = token_before(x, last)
         k = self.key(before.lerp(x, self.mix_key.to(x.dtype)))
         r = self.receptance(before.lerp(x, self.mix_receptance.to(x.dtype)))
         return r.sigmoid() * self.value(self.dropout(k.relu().square()))
@@ -38,3 +43,11 @@ class RWKVBlock(ResidualBlock):
 
     def feed_forward(self, spec: LayerSpec) -> nn.Module:
         return ChannelMixing(spec)
+
+    def ffn_state(self, batch: int) -> Float[Tensor, "B D"]:
+        """The token before the first one."""
+        return next(self.parameters()).new_zeros(batch, self.spec.dim)
+
+    def ffn_step(self, x: Float[Tensor, "B 1 D"], state: Any) -> tuple[Float[Tensor, "B 1 D"], Any]:
+        assert self.ffn is not None
+        return self.ffn(x, state), x[:, 0]

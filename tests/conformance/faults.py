@@ -170,6 +170,15 @@ class ClaimsLinearTime(Sound):
     card = replace(CARD, time="N d")
 
 
+class CostsItsLongestLength(SoundDecay):
+    def __init__(self, dim: int, **standard: Any):
+        super().__init__(dim, **standard)
+        self.register_buffer("table", torch.zeros(dim, self.max_len), persistent=False)
+
+    def forward(self, x, mask=None, **rest):  # type: ignore[override]
+        return super().forward(x, mask, **rest) + (x @ self.table).sum(-1, keepdim=True)
+
+
 class ClaimsQuadraticTime(SoundDecay):
     card = replace(SoundDecay.card, time="N^2 d")
 
@@ -211,6 +220,26 @@ class BreaksOnStep(Sound):
 
     def on_step(self, step: int) -> None:
         self.query.weight.data.fill_(float("nan"))
+
+
+class NeverDrawsAnew(DoesNotSaveWhatItDrew):
+    card = replace(CARD, randomised=True)
+
+
+class DrawsTheSameForEverySeed(Sound):
+    card = replace(CARD, randomised=True, drawn_once=True)
+
+    def attend(self, q, k, v, mask):
+        luck = torch.rand(self.head_dim, generator=torch.Generator().manual_seed(self.layer))
+        return super().attend(q * luck.to(q), k, v, mask)
+
+
+class DrawsAnewUnsaid(Sound):
+    card = replace(CARD, randomised=True, drawn_once=True)
+
+    def attend(self, q, k, v, mask):
+        luck = torch.rand(self.head_dim) if self.training else torch.ones(self.head_dim)
+        return super().attend(q * luck.to(q), k, v, mask)
 
 
 class TakesAnyMask(Sound):

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from kernels.errors import Unsupported
 from models.backbone import Backbone, MakeBlock
 from models.block import Block, MakeMixer
+from models.cache import KeyValueCache
 from models.card import Card
 from models.mixer import Mixer
 from models.padding import zero_padding
-from models.qkv import KeyValueCache, QKVMixer
+from models.qkv import QKVMixer
 from models.spec import LayerSpec
 
 CARD = Card(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import flex_attention as flex_module
 
-from kernels.attention import attention, flash_attn_, flex, xformers_
+from kernels.attention import attention, flash_attn_, flex, sdpa, xformers_
 from kernels.attention.score import Score
 from kernels.errors import Unsupported
 
@@ -114,6 +114,17 @@ def test_flex_computes_the_same(monkeypatch, n, m, call):
     torch.testing.assert_close(got, by_reference(x, changes), rtol=1e-4, atol=1e-5)
 
 
+def test_flex_runs_compiled(untyped):
+    """As users call it, where a gradient is wanted elsewhere."""
+    if flex.available() is not None:
+        pytest.skip(flex.available())
+    x = {name: t.requires_grad_() for name, t in draw(150, 200).items()}
+    call = {"window": (20, 3), "key_mask": holes(2, 200), "score": Score(alibi=torch.rand(4))}
+    with torch.no_grad():
+        y = attention(**x, **PLAN | call, backend="flex")
+        torch.testing.assert_close(y, by_reference(x, call), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [(130, 0), (5, 300), (None, 0)], ids=str)
 @pytest.mark.parametrize("n,m", [(1, 1), (300, 700), (700, 300)], ids=str)
 def test_flex_lists_the_blocks_of_the_band(n, m, window):
@@ -138,6 +149,7 @@ def test_libraries_say_what_they_cannot_do():
             ({"key_mask": mask}, "no key mask"),
             ({"score": biased}, "no bias"),
             ({"score": learned}, "no gradient to score.alibi"),
+            ({"score": capped, "dropout_p": 0.1}, "no dropout beside a soft cap"),
             ({}, "fp16 and bf16 only"),
         ],
         xformers_: [
@@ -145,12 +157,14 @@ def test_libraries_say_what_they_cannot_do():
             ({"key_mask": mask}, "N x M"),
             ({"score": biased}, "N x M"),
             ({"score": capped}, "no soft cap"),
+            ({"window": (1, 1)}, "windows in fp16 and bf16 only"),
             ({}, "on a GPU"),
         ],
         flex: [
             ({"score": Score(activation="relu2")}, "softmax only"),
             ({"dropout_p": 0.1}, "no dropout"),
             ({"score": learned}, "no backward pass on a CPU"),
+            ({"return_lse": True}, "no log-sum-exp on a CPU"),
         ],
     }
     for module, calls in refusals.items():
@@ -160,9 +174,26 @@ def test_libraries_say_what_they_cannot_do():
     assert "queries without keys" in xformers_.supports(**more, **{**PLAN, "causal": True})
     half = {name: t.half() for name, t in x.items()}
     assert "on a GPU" in flash_attn_.supports(**half, **PLAN)
-    assert "one width" in flash_attn_.supports(**{**half, "v": half["v"][..., :8]}, **PLAN)
+    narrow = {**half, "v": half["v"][..., :8]}
+    assert "one width" in flash_attn_.supports(**narrow, **PLAN)
+    assert "on a GPU" in xformers_.supports(**narrow, **PLAN)
+    assert "one width" in xformers_.supports(**narrow, **{**PLAN, "window": (1, 1)})
+    unaligned = {name: t[..., :12] for name, t in half.items()}
+    assert "16 bytes" in xformers_.supports(**unaligned, **PLAN)
+    elsewhere = {name: t[..., :12].to("meta") for name, t in x.items()}
+    assert "at least 16 wide" in flex.supports(**elsewhere, **PLAN)
     assert flex.supports(**x, **PLAN) is None
     assert "no fp64" in flex.supports(**{n: t.double() for n, t in x.items()}, **PLAN)
+
+
+def test_sdpa_asks_about_the_tensors_that_it_would_run_on(monkeypatch):
+    asked = []
+    monkeypatch.setattr(sdpa, "SDPAParams", lambda *call: call)
+    for kernel in ("flash", "efficient", "cudnn"):
+        monkeypatch.setattr(sdpa, f"can_use_{kernel}_attention", asked.append)
+    strided = [t.transpose(2, 3).contiguous().transpose(2, 3) for t in draw(8, v=16).values()]
+    assert not sdpa.has_cuda_kernel(*strided, None, 0.0, False)
+    assert len(asked) == 3 and all(t.stride(-1) == 1 for call in asked for t in call[:3])
 
 
 @pytest.mark.parametrize("backend", ["flash_attn", "xformers", "triton"])

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from kernels import dispatch
+from kernels import compiling, triton_tools
 from kernels.dispatch import Op, all_ops, prefer, record
 from kernels.errors import Unsupported
 
@@ -47,6 +47,10 @@ def test_auto_takes_the_first_that_can_and_keeps_the_reasons(op):
     assert choice.rejected["needy"] == "needs a GPU"
     assert choice.rejected["picky"] == "n=5 is above 2"
     assert "cannot be imported" in choice.rejected["absent"]
+    assert choice.refusals[1:] == [
+        "no needy for toy: needs a GPU",
+        "no picky for toy: n=5 is above 2",
+    ]
 
 
 def test_an_explicit_backend_never_falls_back(op):
@@ -86,22 +90,46 @@ def test_prefer_changes_what_auto_means_and_only_inside(op):
     assert op("auto", X, n=1) == "picky"
 
 
-def test_record_keeps_the_last_choice_of_each_op(op):
+def test_record_keeps_the_last_choice_of_each_op_and_all_that_differ(op):
     with record() as log:
-        op("auto", X, n=1)
+        for n in (1, 5, 1, 5):
+            op("auto", X, n=n)
         op("eager", X, n=1)
     assert log["toy"].backend == "eager" and log["toy"].reason == "asked for"
+    assert [(choice.backend, len(choice.rejected)) for choice in log.all] == [
+        ("picky", 2), ("eager", 3), ("eager", 0),
+    ]  # fmt: skip
     op("auto", X, n=1)
-    assert log["toy"].backend == "eager"
+    assert log["toy"].backend == "eager" and len(log.all) == 3
 
 
 def test_compile_is_the_compiled_eager(op, monkeypatch):
     monkeypatch.setattr(
-        dispatch.torch,
+        compiling.torch,
         "compile",
         lambda run, **_: lambda *args, **kw: f"compiled {run(*args, **kw)}",
     )
     assert op("compile", X, n=4) == "compiled eager 4"
+
+
+@pytest.fixture
+def asked_afresh():
+    """What works here is asked again, now and after the test."""
+    Op.why_not_here.cache_clear()
+    yield
+    Op.why_not_here.cache_clear()
+
+
+def test_one_cause_has_one_reason(asked_afresh, monkeypatch):
+    monkeypatch.setattr(triton_tools, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    for backend, reason in (
+        ("triton", "triton is not installed (extra `gpu`)"),
+        ("compile", "torch.compile needs a C++ compiler (g++, or what CXX names)"),
+    ):
+        ops = [op for op in all_ops().values() if backend in op.backends]
+        assert len(ops) > 9 and {op.why_not_here(backend) for op in ops} == {reason}
+    assert all_ops()["attention"].why_not_here("flex") == reason
 
 
 def test_all_ops_finds_the_packages():

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from kernels.tolerance import assert_close_to_truth, check
+from kernels.tolerance import assert_close_to_truth, check, poisoned
 from kernels.vandermonde_kernel import vandermonde_kernel
 
 
@@ -47,7 +47,9 @@ def test_eager_is_the_reference(length, shape, shape_a):
     c, log_a = drawn(*shape, seed=0), states(*shape_a)
     expected = results("reference", c, log_a, length)
     assert expected[0].shape[-1] == length
-    for x, y in zip(results("eager", c, log_a, length), expected, strict=True):
+    with poisoned():
+        actual = results("eager", c, log_a, length)
+    for x, y in zip(actual, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11 * y.abs().max().item())
 
 
@@ -56,7 +58,8 @@ def test_close_to_the_truth():
         return lambda c, log_a: vandermonde_kernel(c, log_a, 200, backend=backend)
 
     inputs = {"c": drawn(3, 8, seed=0), "log_a": states(3, 8)}
-    check(run("eager"), run("reference"), inputs, dtype=torch.float32)
+    with poisoned():
+        check(run("eager"), run("reference"), inputs, dtype=torch.float32)
 
 
 def test_long_kernels_near_the_unit_circle():
@@ -94,6 +97,24 @@ def test_zero_and_negative_transitions():
     leaf = log_a.requires_grad_()
     (grad,) = torch.autograd.grad(vandermonde_kernel(c, leaf, 5, backend="eager").sum(), leaf)
     assert torch.view_as_real(grad).isfinite().all()
+
+
+def test_inputs_need_not_be_contiguous():
+    c, log_a = drawn(3, 4, seed=0), states(3, 4)
+    strided = (c.mT.contiguous().mT, log_a.mT.contiguous().mT)
+    assert not strided[0].is_contiguous()
+    for x, y in zip(results("eager", *strided, 20), results("eager", c, log_a, 20), strict=True):
+        torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("name", ["c", "log_a"])
+@pytest.mark.parametrize("backend", ["reference", "eager"])
+def test_nan_shows(backend, name):
+    x = {"c": drawn(3, 4, seed=0), "log_a": states(3, 4)}
+    x[name][1, 2] = torch.nan
+    kernel = vandermonde_kernel(**x, length=20, backend=backend)
+    # whatever a is, a^0 is 1
+    assert kernel[1, 1:].isnan().all() and kernel[[0, 2]].isfinite().all()
 
 
 def test_autocast_changes_nothing():

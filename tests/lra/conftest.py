@@ -1,4 +1,4 @@
-"""What the tests of the harness share: a mixer outside the repository, and runs of tiny cells."""
+"""What the tests of the harness share: mixers from outside, made-up sources, tiny cells."""
 
 import json
 import os
@@ -48,6 +48,31 @@ def command(tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch) -> Iterator[Callable[..., Any]]:
+    """Makes the op ``toy`` of these backends, and gives a configuration that times it."""
+    # most tests need no torch: neither it nor a data library is imported for all of them
+    from tests.lra import toy_op
+
+    yield from toy_op.installed(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def text_source(tmp_path) -> Path:
+    """A folder of made-up reviews, 60 to train and 40 to test."""
+    from tests.lra import reviews
+
+    return reviews.write_parquet(tmp_path / "source")
+
+
+@pytest.fixture
+def image_source(tmp_path) -> Path:
+    """A folder of made-up pictures, 40 to train and 20 to test."""
+    from tests.lra import pictures
+
+    return pictures.write_parquet(tmp_path / "source")
 
 
 @dataclass

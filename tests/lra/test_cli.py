@@ -157,7 +157,7 @@ def test_prepare_reads_official_files(said, tmp_path):
         )
     code, out, err = said("prepare", "listops", "--source", tmp_path, "--root", tmp_path / "data")
     assert code == 0, err
-    assert "train: 2 examples (official)" in out
+    assert "train: 2 examples (stand-in)" in out
 
 
 def test_collect_and_publish(said, results):

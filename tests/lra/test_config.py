@@ -1,7 +1,9 @@
 """Configurations: every one composes, every knob can be overridden, what is wrong is one line."""
 
+import inspect
 import itertools
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from lra import presets
 from lra.config import Limits, Recipe, RunConfig, load
 from lra.errors import UserError
 
+# tasks that measure, on inputs of no meaning
+NO_DATA = ("lengths", "kernels")
 CUSTOM = ("model=custom", "mixer._target_=my_module.MyMixer", "protocol=smoke")
 
 
@@ -81,20 +85,13 @@ def test_recipe_keys_are_the_dataclass():
     assert list(presets.compose(*CUSTOM).limits) == [field.name for field in fields(Limits)]
 
 
-def test_task_knobs_are_the_constructor():
-    import inspect
-
-    from lra.tasks.listops import ListOps
-
-    known = dict(inspect.signature(ListOps).parameters)
-    knobs = {k: v for k, v in presets.compose(*CUSTOM, "protocol=s4").task.items()}
+@pytest.mark.parametrize("task", [t for t in presets.names("task") if t not in NO_DATA])
+def test_task_knobs_are_the_constructor(task):
+    """Their defaults are held equal beside each task's own tests."""
+    knobs = presets.compose(*CUSTOM, f"task={task}").task
+    module, _, name = knobs["_target_"].rpartition(".")
+    known = inspect.signature(getattr(import_module(module), name)).parameters
     assert set(knobs) - {"name", "_target_"} == set(known) - {"root"}
-    # with no protocol that changes them, the values are the defaults
-    for knob in set(knobs) - {"name", "_target_"}:
-        default = known[knob].default
-        assert (list(knobs[knob]) if knob == "operators" else knobs[knob]) == (
-            list(default) if knob == "operators" else default
-        ), knob
 
 
 # -- what loading makes of it ------------------------------------------------------------------
@@ -110,16 +107,23 @@ def test_types_are_converted():
 def test_custom_model_is_named_after_its_class():
     config = loaded(*CUSTOM, "+mixer.gain=2.0")
     assert config.model == "mymixer"
-    assert config.mixer == {"_target_": "my_module.MyMixer", "gain": 2.0}
-    assert config.layers == [config.mixer]
+    (layer,) = config.layers
+    assert layer["mixer"] == {"_target_": "my_module.MyMixer", "gain": 2.0}
+    assert layer["block"]["_target_"] == "models.blocks.residual.ResidualBlock"
 
 
-def test_layers_are_looked_up_with_their_sizes():
-    known = [name for name in presets.names("mixer") if name != "custom"]
-    names = f"[{known[0]},{known[-1]}]"
-    config = loaded(*CUSTOM, f"layers={names}", "task.max_length=80")
-    for name, layer in zip((known[0], known[-1]), config.layers, strict=True):
-        assert layer == loaded(f"model={name}", "protocol=smoke", "task.max_length=80").mixer
+def test_layers_are_models_with_their_blocks_and_sizes():
+    names = ("linformer", "mega", "rwkv4")
+    config = loaded(*CUSTOM, f"layers=[{','.join(names)}]", "task.max_length=80")
+    for name, layer in zip(names, config.layers, strict=True):
+        assert [layer] == loaded(f"model={name}", "protocol=smoke", "task.max_length=80").layers
+    assert config.model == "linformer+mega+rwkv4"
+    assert loaded(*CUSTOM, "layers=[s4d,s4d]").model == "s4d"
+
+
+def test_knobs_of_the_block_count_for_layers_of_its_kind():
+    config = loaded(*CUSTOM, "layers=[s4d,rwkv4]", "block.ffn=false")
+    assert [layer["block"]["ffn"] for layer in config.layers] == [False, None]
 
 
 def test_relative_paths_count_from_the_checkout(monkeypatch, tmp_path):
@@ -157,7 +161,7 @@ WRONG = {
     "recipe=laptop_listop": "unknown recipe 'laptop_listop': did you mean 'laptop_listops'?",
     "experiment=nothing_like_it": "unknown experiment 'nothing_like_it'",
     "device=cud": "unknown device 'cud': did you mean 'cuda'?",
-    "layers=[transformr]": "unknown mixer in layers 'transformr': did you mean 'transformer'?",
+    "layers=[transformr]": "unknown model in layers 'transformr': did you mean 'transformer'?",
     "logger.mode=ofline": "unknown logger.mode 'ofline': did you mean 'offline'?",
     # keys
     "sead=1": "unknown key 'sead': did you mean 'seed'?",
@@ -176,7 +180,7 @@ WRONG = {
     "seed=true": "seed must be a whole number",
     "rerun=1": "rerun must be true or false, got 1",
     "bidirectional=maybe": "bidirectional must be true or false, got maybe",
-    "layers=transformer": "layers must be a list of mixer names",
+    "layers=transformer": "layers must be a list of model names",
     "backend=3": "backend must be a backend for every op, or {op: backend}, got 3",
     "checkpoint=3": "checkpoint must be the path of a saved model.pt, got 3",
     "paths.results=null": "paths.results must be a folder, got None",

@@ -1,15 +1,12 @@
-"""The Pathfinder tasks: knobs, splits, batches, baselines, resuming, and official folders."""
+"""The Pathfinder tasks on drawn images: knobs, splits, batches, baselines, resuming."""
 
 import inspect
-import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from PIL import Image
 
 from lra.data import pathfinder_set
 from lra.errors import UserError
@@ -18,6 +15,7 @@ from lra.tasks.pathfinder import NAMES, Pathfinder
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SMALL = dict(difficulty="easy", n_train=300, n_val=20, n_test=40)
+NONE = {"val in train": 0, "test in train": 0, "test in val": 0}
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +73,42 @@ def test_spec(tmp_path):
     assert (spec.name, spec.length, spec.classes, spec.vocab) == ("pathfinder", 1024, 2, 256)
     assert (spec.grid, spec.chance_acc, spec.published) == ((32, 32), 0.5, "pathfinder")
     assert (spec.kind, spec.tier, spec.causal) == ("classify", "regenerated", False)
-    spec = Pathfinder(root=tmp_path, size=128, pixels="scalar", source=tmp_path).spec
+    spec = Pathfinder(root=tmp_path, size=128, pixels="scalar").spec
     assert (spec.name, spec.length, spec.vocab, spec.features) == ("path_x", 16384, None, 1)
-    assert (spec.tier, spec.published) == ("official", "path_x")
+    assert (spec.tier, spec.published) == ("regenerated", "path_x")
     # only the hard contours are LRA's
     assert Pathfinder(root=tmp_path, difficulty="easy").spec.published is None
     # nothing is built before it is asked for
     assert not list(tmp_path.iterdir())
+
+
+# restarts make images of 64 slow to draw
+@pytest.mark.parametrize("size, difficulty, n", [(32, "hard", 400), (64, "hard", 60)])
+def test_no_hard_image_comes_twice(tmp_path, size, difficulty, n):
+    task = Pathfinder(
+        root=tmp_path, size=size, difficulty=difficulty, n_train=n, n_val=n // 10, n_test=n // 10
+    )
+    assert task.manifest()["duplicates"] == {
+        "val in train": 0,
+        "test in train": 0,
+        "test in val": 0,
+    }
+    pictures = [pixels for split in ("train", "val", "test") for pixels, _ in rows(task, split)]
+    assert len(set(pictures)) == len(pictures) == n + 2 * (n // 10)
+
+
+def test_repeated_images_are_counted(tmp_path, monkeypatch):
+    def same(law, seed, split, first, end, block):
+        n = end - first
+        return np.zeros((n, 1024), np.uint8) + (split == "val"), np.zeros(n, np.uint8)
+
+    monkeypatch.setattr(pathfinder_set, "draw_block", same)
+    task = Pathfinder(root=tmp_path, n_train=3, n_val=2, n_test=4)
+    assert task.manifest()["duplicates"] == {
+        "val in train": 0,
+        "test in train": 4,
+        "test in val": 0,
+    }
 
 
 def test_splits_have_their_sizes_and_share_no_image(small):
@@ -123,7 +150,8 @@ def test_an_interrupted_build_goes_on(small, tmp_path, monkeypatch):
     assert rows(task, "train") == rows(small, "train")
     # it went on behind the whole shards
     assert drawn[15][0] == "train" and drawn[15][1] >= 128
-    assert task.manifest()["sha256"] == small.manifest()["sha256"]
+    for part in ("sha256", "duplicates"):
+        assert task.manifest()[part] == small.manifest()[part]
 
 
 def test_a_batch_is_what_is_stored(small, tmp_path):
@@ -171,72 +199,3 @@ def test_bad_knobs_are_refused_before_any_work(tmp_path):
         with pytest.raises(UserError, match=says):
             Pathfinder(root=tmp_path, **knobs)
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder in the official layout, its images all different but two."""
-    folder = tmp_path / "release" / "pathfinder32" / "curv_contour_length_14"
-    (folder / "metadata").mkdir(parents=True)
-    lines = []
-    for k in range(2):
-        (folder / "imgs" / str(k)).mkdir(parents=True)
-        for i in range(10):
-            number = 10 * k + i
-            pixels = np.full((32, 32), min(number, 18), np.uint8)
-            Image.fromarray(pixels).save(folder / "imgs" / str(k) / f"sample_{i}.png")
-            lines.append(f"imgs/{k} sample_{i}.png {i} {number % 2} 1.0 14 4 2 0.5 1 1")
-        (folder / "metadata" / f"{k}.npy").write_text("\n".join(lines[10 * k :]) + "\n")
-    return folder
-
-
-def first_pixels(task, split):
-    return [pixels[0] for pixels, _ in rows(task, split)]
-
-
-def test_official_images_are_split_and_counted(folder, tmp_path):
-    task = Pathfinder(root=tmp_path / "data", source=tmp_path / "release", split_rule="s4")
-    order = torch.randperm(20, generator=torch.Generator().manual_seed(42)).tolist()
-    assert first_pixels(task, "train") == [min(i, 18) for i in order[:16]]
-    assert first_pixels(task, "test") == [min(i, 18) for i in order[18:]]
-    assert task.build("val")["y"][:] == [i % 2 for i in order[16:18]]
-    facts = task.manifest()
-    twins = {order.index(18) // 16, order.index(19) // 16}
-    assert facts["images_of_another_split"] == len(twins) - 1
-    assert (facts["empty_images_skipped"], facts["split_rule"]) == (0, "s4")
-    limited = Pathfinder(root=tmp_path / "data", source=folder, n_train=3)
-    assert limited.manifest()["rows"] == {"train": 3, "val": 2, "test": 2}
-    assert limited.manifest()["split_seed"] == 0
-
-
-def test_a_changed_source_is_read_again_and_a_moved_one_is_the_same_data(folder, tmp_path):
-    first = Pathfinder(root=tmp_path / "data", source=folder).manifest()
-    moved = tmp_path / "elsewhere" / "curv_contour_length_14"
-    shutil.copytree(folder, moved)
-    assert Pathfinder(root=tmp_path / "data", source=moved).manifest() == first
-    path = folder / "metadata" / "0.npy"
-    path.write_text(path.read_text().replace("sample_3.png 3 1", "sample_3.png 3 0"))
-    changed = Pathfinder(root=tmp_path / "data", source=folder).manifest()
-    assert changed["sha256"] != first["sha256"]
-
-
-def test_a_broken_image_leaves_no_store(folder, tmp_path):
-    (folder / "imgs" / "1" / "sample_4.png").write_bytes(b"")
-    task = Pathfinder(root=tmp_path / "data", source=folder)
-    with pytest.raises(UserError, match="sample_4.png: empty"):
-        task.build("train")
-    assert not [path for path in (tmp_path / "data" / "pathfinder").iterdir() if path.is_dir()]
-    with pytest.raises(UserError, match="no pathfinder32/curv_baseline in .*leave out task.source"):
-        Pathfinder(root=tmp_path, source=tmp_path, difficulty="easy").build("train")
-
-
-def test_the_real_sample_is_read(lra_data, tmp_path, caplog):
-    source = lra_data / "lra_release"
-    if not (source / "lra_release" / "pathfinder128").is_dir():
-        pytest.skip("images of the original generator are not here")
-    with caplog.at_level(logging.WARNING):
-        task = Pathfinder(root=tmp_path, size=128, source=source)
-        assert task.manifest()["rows"] == {"train": 32, "val": 4, "test": 4}
-    assert "long-range-arena#38" in caplog.text
-    batch = task.collate(task.build("train"), np.arange(32))
-    assert batch.x.shape == (32, 16384) and 0.1 < (batch.x > 0).float().mean() < 0.2

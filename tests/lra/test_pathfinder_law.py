@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import ndimage, stats
 
 from lra.data.pathfinder_folder import find_folder, list_images, read_image
 from lra.data.pathfinder_law import law_of
@@ -44,6 +44,27 @@ def discs(images: np.ndarray, law) -> list[np.ndarray]:
     return [np.argwhere(found) for found in fits]
 
 
+def pieces(images: np.ndarray, bridge: int) -> list[np.ndarray]:
+    """Pixels of ink in each connected piece of an image, gaps of up to twice ``bridge`` closed."""
+    near, found = np.ones((3, 3), bool), []
+    for ink in images > 0:
+        joined = ndimage.binary_dilation(ink, near, iterations=bridge) if bridge else ink
+        piece, n = ndimage.label(joined, near)
+        found.append(np.bincount(piece[ink], minlength=n + 1)[1:])
+    return found
+
+
+def lengths(images: np.ndarray) -> dict[str, np.ndarray]:
+    """How long contours are, by the ink that hangs together: dashes that touch, and whole chains,
+    which the gap between two dashes does not end."""
+    dashes, chains = pieces(images, 0), pieces(images, 1)
+    return {
+        "pieces": np.array([len(sizes) for sizes in dashes]),
+        "largest piece": np.array([sizes.max() for sizes in dashes]),
+        "longest chain": np.array([sizes.max() for sizes in chains]),
+    }
+
+
 def summary(images: np.ndarray, law) -> dict[str, np.ndarray]:
     """Numbers of each image."""
     flat = images.reshape(len(images), -1)
@@ -58,6 +79,7 @@ def summary(images: np.ndarray, law) -> dict[str, np.ndarray]:
         "pixels of 221": (flat == 221).sum(axis=1),
         "pixels of 191": (flat == 191).sum(axis=1),
         "distance of the discs": np.array([np.hypot(*(a - b)) for a, b in pairs]),
+        **lengths(images),
         "row of a disc": np.array([a[0] for a, _ in pairs]),
         "column of a disc": np.array([b[1] for _, b in pairs]),
     }
@@ -90,13 +112,30 @@ def test_statistics_are_those_of_the_original_generator(source, size, difficulty
 
 @pytest.mark.parametrize(
     "change",
-    [{"continuity": 1.3}, {"distractors": 3}, {"seed_distance": 6}, {"target_contrast": 1.6}],
+    [
+        {"contour_length": 13},
+        {"continuity": 1.3},
+        {"distractors": 3},
+        {"seed_distance": 6},
+        {"target_contrast": 1.6},
+    ],
 )
 def test_the_statistics_see_another_law(source, change):
     law = law_of(32, "hard")
     theirs, _ = official(source, 32, "hard")
     images, _ = ours(dataclasses.replace(law, **change), 600)
     assert min(p_values(summary(theirs, law), summary(images, law)).values()) < LEAST_P
+
+
+@pytest.mark.parametrize("difficulty", ["hard", "intermediate", "easy"])
+def test_contours_of_another_length_are_seen_in_the_pixels(source, difficulty):
+    """By what hangs together alone, be they longer or shorter by two dashes."""
+    law = law_of(32, difficulty)
+    theirs, _ = official(source, 32, difficulty)
+    for dashes in (-2, 2):
+        other = dataclasses.replace(law, contour_length=law.contour_length + dashes)
+        found = p_values(lengths(theirs), lengths(ours(other, 400)[0]))
+        assert found["longest chain"] < LEAST_P, (dashes, found)
 
 
 def test_the_metadata_say_what_the_law_says(source):

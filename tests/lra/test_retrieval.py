@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from lra.cli.main import main
 from lra.config import load
 from lra.data import aan_tsv, writer
 from lra.data.aan_tsv import FILES, pairs
+from lra.data.feed_bench import fetch_ms
 from lra.errors import UserError
 from lra.model import make_model, model_spec
 from lra.tasks.retrieval import Retrieval
@@ -115,14 +115,9 @@ def test_a_batch_holds_both_texts_padded_alike(tmp_path, source):
 def test_feeding_a_batch_takes_two_milliseconds(tmp_path):
     line = f"1.0\ta\tb\t{'x' * 3000}\t{'y' * 3000}\n"
     task = make(tmp_path, write(tmp_path / "long", train=line * 400), max_length=2048)
-    data, spent = task.build("train"), []
-    for i in range(40):
-        numbers = np.random.default_rng(i).integers(0, len(data), 32)
-        begin = time.perf_counter()
-        batch = task.collate(data, numbers)
-        spent.append(time.perf_counter() - begin)
-    assert batch.x.shape == (32, 2, 2048)
-    assert min(spent) < 2e-3
+    data = task.build("train")
+    assert task.collate(data, np.arange(32)).x.shape == (32, 2, 2048)
+    assert np.median(fetch_ms(lambda rows: task.collate(data, rows), len(data), tries=100)) < 2
 
 
 # -- whose pairs -------------------------------------------------------------------------------
@@ -349,7 +344,7 @@ def test_the_head_of_each_protocol():
     }
     assert found == {
         "lra_paper": ("nli", "cls"), "lra_repo": ("concat", "first"), "s4": ("nli", "mean"),
-        "xformer_small": ("nli", "mean"), "mega": ("concat", "mean"),
+        "xformer_small": ("nli", "mean_zero"), "mega": ("concat", "mean"),
     }  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_a_cell_from_data_to_row(command, tmp_path):
 
     # config, environment and history are there to be read
     config = json.loads((folder / "config.json").read_text())
-    assert config["mixer"] == {"_target_": "my_module.MyMixer"}
+    assert config["layers"][0]["mixer"] == {"_target_": "my_module.MyMixer"}
     assert config["recipe"]["steps"] == 6 and config["task"]["n_test"] == 50
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["data"]["rows"] == {"train": 64, "val": 40, "test": 50}
@@ -300,7 +300,7 @@ def test_what_a_system_cannot_be_built_for_is_a_row_too(fork, tmp_path):
     assert ended.code == 2
     # whoever comes first makes the data, too
     assert ended.err.splitlines()[-1] == (
-        "error: MyMixer has no queries and keys that could be rotated: its recipe.positions are "
+        "error: MyMixer takes no rotary positions: its recipe.positions are "
         "sinusoidal, learned or none"
     )
     assert row_of(tmp_path).status == "unsupported" and row_of(tmp_path).n_params is None

@@ -42,7 +42,7 @@ def test_it_builds_itself_whatever_the_command_line_says(tmp_path):
                    "recipe.precision=bf16-mixed", "mixer._target_=my_module.Slow")  # fmt: skip
     config = found.config(other)
     assert (config.recipe.dim, config.recipe.depth) == (8, 2)
-    assert config.mixer == {"_target_": "my_module.MyMixer", "gain": 3.0}
+    assert config.layers[0]["mixer"] == {"_target_": "my_module.MyMixer", "gain": 3.0}
     # how it is evaluated is the command line's
     assert (config.recipe.batch, config.recipe.eval_batch, config.seed) == (4, 9, 5)
     assert config.recipe.precision == "bf16-mixed"
@@ -86,8 +86,9 @@ def test_another_length_where_nothing_fixes_it(tmp_path, overrides, length):
 
 def test_parameters_that_do_not_fit_are_one_line(tmp_path):
     _, found = saved(tmp_path)
-    config = replace(found.config(loaded()), mixer={"_target_": "my_module.ShortOnly"},
-                     layers=[{"_target_": "my_module.ShortOnly"}])  # fmt: skip
+    config = found.config(loaded())
+    other = {**config.layers[0], "mixer": {"_target_": "my_module.ShortOnly"}}
+    config = replace(config, layers=[other])
     with pytest.raises(UserError, match="does not fit this task: .*gate") as caught:
         build(config, TASK, found)
     assert "\n" not in str(caught.value)
@@ -99,7 +100,7 @@ def test_what_is_no_model_is_refused_and_never_run(tmp_path):
             return (os.mkdir, (str(tmp_path / "owned"),))
 
     evil = io.BytesIO()
-    torch.save({"format": 1, "built": "{}", "state": Evil()}, evil)
+    torch.save({"format": 2, "built": "{}", "state": Evil()}, evil)
     other = io.BytesIO()
     torch.save({"weights": torch.zeros(2)}, other)
     for content in (b"", b"text", evil.getvalue(), other.getvalue()):

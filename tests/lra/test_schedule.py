@@ -72,6 +72,16 @@ def test_cosine_is_half_a_cosine():
         assert rate == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["constant", "rsqrt", "linear", "cosine"])
+def test_power_of_the_warm_up(kind):
+    """Below w the rate is (s/w)^2 of what it is after it; from w on nothing changes."""
+    plain, squared = (factor(kind, steps=40, warmup=10, power=p) for p in (1, 2))
+    for done in range(40):
+        share = min(1, (done + 1) / 10)
+        assert squared(done) == pytest.approx(plain(done) * share, rel=1e-12)
+    assert [plain(done) for done in range(40)] == rates(kind, steps=40, warmup=10)
+
+
 def test_constant_warms_up_and_stays():
     found = rates("constant", steps=10, warmup=4)
     assert found == pytest.approx([0.25, 0.5, 0.75, *[1.0] * 7])

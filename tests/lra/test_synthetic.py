@@ -41,6 +41,7 @@ DIGESTS = {
     "copying": "b8799b0ebea3884b",
     "selective_copying": "21b3099ae6d43816",
     "mqar": "b3a8a0514ef8a99e",
+    "needle": "0ed6909b81641b45",
 }
 SMALLEST = [(100, np.int8), (128, np.int8), (129, np.int16), (32_768, np.int16), (40_000, np.int32)]
 

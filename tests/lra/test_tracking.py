@@ -68,7 +68,10 @@ def test_a_cell_without_an_account_makes_an_offline_run(fork, tmp_path):
     (path,) = tmp_path.glob("runs/*/row.json")
     final = json.loads(path.read_text())
     assert config["cell"] == final["cell"]
-    assert config["recipe"]["steps"] == 6 and config["mixer"]["_target_"] == "my_module.MyMixer"
+    assert (
+        config["recipe"]["steps"] == 6
+        and config["layers"][0]["mixer"]["_target_"] == "my_module.MyMixer"
+    )
     assert [line["step"] for line in history] == [2, 4, 6]
     assert {"train_loss", "val_loss", "val_acc", "lr"} <= history[0].keys()
     expected = {key: value for key, value in final.items() if value is not None}

@@ -1,4 +1,4 @@
-"""ALiBi in every mixer that scores pairs of positions, and the refusal of the others."""
+"""ALiBi in every mixer that takes it, and the refusal of the others."""
 
 import math
 
@@ -124,8 +124,10 @@ def test_both_directions_are_biased():
 
 
 @pytest.mark.parametrize("target", OTHERS)
-def test_who_scores_no_pairs_refuses_and_names_what_it_takes(target):
-    with pytest.raises(Unsupported, match=f"recipe.positions are {OTHERS[target]}"):
+def test_who_does_not_take_it_refuses_and_names_what_it_takes(target):
+    with pytest.raises(
+        Unsupported, match=f"takes no ALiBi: its recipe.positions are {OTHERS[target]}"
+    ):
         with_alibi(target)
 
 

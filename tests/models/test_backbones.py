@@ -108,6 +108,13 @@ def test_act_by_hand():
     torch.testing.assert_close(model(x, real(x))[0], model.norm(state))
 
 
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1])
+def test_thresholds_that_end_before_a_step_or_never_are_refused(threshold):
+    """A threshold of 0 would run no step and give zeros."""
+    with pytest.raises(ValueError, match=r"act_threshold must be in \(0, 1\)"):
+        made(UniversalTransformer, act=True, act_threshold=threshold)
+
+
 # -- funnel --------------------------------------------------------------------------------------
 
 
@@ -170,6 +177,15 @@ def test_one_reading_is_one_cross_attention():
     torch.testing.assert_close(model(x, real(x))[0], model.norm(y))
     shuffled = x[:, torch.randperm(9)]
     torch.testing.assert_close(model(shuffled, real(x))[0], model(x, real(x))[0])
+
+
+def test_order_of_inputs_with_their_positions_does_not_matter():
+    model, x, order = made(Perceiver, num_latents=3, fourier_bands=4), inputs(9), torch.randperm(9)
+    y, _ = model(x, real(x))
+    features = model.position_features(9)[order]
+    model.position_features = lambda n: features
+    torch.testing.assert_close(model(x[:, order], real(x))[0], y)
+    assert not torch.allclose(model(x, real(x))[0], y)
 
 
 def test_repeats_share_their_parameters():
@@ -235,6 +251,16 @@ def test_distances_equal_the_definition():
             key = mixer.distance(row).unflatten(-1, (2, 4))
             wanted = ((q[:, :, i] + mixer.distance_bias[:, 0]) * key).sum(-1) / 2
             torch.testing.assert_close(found[:, :, i, j], wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_all_layers_share_u_and_v():
+    model, x = made(TransformerXL, RELATIVE, seg_len=4, mem_len=4), inputs(9)
+    first, second = (layer.mixer for layer in model.layers)
+    assert first.content_bias is second.content_bias
+    assert first.distance_bias is second.distance_bias
+    assert first.query.weight is not second.query.weight
+    model(x, real(x))[0].sum().backward()
+    assert first.distance_bias.grad.abs().max() > 0
 
 
 def test_no_gradient_enters_the_memory():

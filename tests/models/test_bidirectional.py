@@ -1,4 +1,4 @@
-"""The two-direction wrapper and rotary positions."""
+"""The two-direction wrapper."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from kernels.errors import Unsupported
 from models.bidirectional import TwoWay
 from models.build import make_mixer
 from models.padding import flip_inside
-from models.rotary import Rotary
 from models.spec import LayerSpec
 from tests.conformance.specimens import SoundDecay
 
@@ -77,22 +76,3 @@ def test_causal_task_needs_no_wrapper():
 def test_bidirectional_mixer_is_not_wrapped():
     config = {"_target_": "tests.conformance.specimens.Sound"}
     assert not isinstance(make_mixer(config, spec(two_way=True)), TwoWay)
-
-
-def test_rotary_scores_depend_on_the_distance_only():
-    rotary = Rotary(8)
-    q, k = torch.randn(2, 8, dtype=torch.float64)
-    rows = q.expand(1, 1, 20, 8), k.expand(1, 1, 20, 8)
-    scores = (rotary(rows[0]) @ rotary(rows[1]).mT)[0, 0]
-    for distance in (-5, 0, 3):
-        diagonal = scores.diagonal(distance)
-        torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=0, atol=1e-5)
-    assert scores[0].std() > 0.1
-
-
-def test_rotary_keeps_lengths_and_starts_anywhere():
-    rotary = Rotary(7)
-    x = torch.randn(1, 2, 6, 7)
-    torch.testing.assert_close(rotary(x).norm(dim=-1), x.norm(dim=-1))
-    torch.testing.assert_close(rotary(x)[:, :, 4:], rotary(x[:, :, 4:], start=4))
-    torch.testing.assert_close(rotary(x)[..., -1], x[..., -1])

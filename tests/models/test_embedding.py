@@ -48,6 +48,14 @@ def test_std_of_tokens_and_learned_positions():
     assert layer.learned.std().item() == pytest.approx(0.5, rel=0.05)
 
 
+def test_std_of_learned_positions_alone():
+    """The draws are the same, so that a recipe without it is what it was."""
+    sizes = {"vocab": 2000, "positions": "learned", "max_len": 2000, "std": 1.0}
+    layer, same = embedding(**sizes, position_std=0.02), embedding(**sizes)
+    assert torch.equal(layer.content.weight, same.content.weight)
+    torch.testing.assert_close(layer.learned, 0.02 * same.learned)
+
+
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
 def test_positions_are_added(positions):
     layer = embedding(positions=positions)

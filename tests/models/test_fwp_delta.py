@@ -9,9 +9,9 @@ from models.mixers.linear.fwp_delta import EPS, FWPDelta, dpfp
 DIM = 6
 
 
-def made(**knobs):
+def made(dim=DIM, heads=2, **knobs):
     torch.manual_seed(0)
-    return FWPDelta(DIM, heads=2, max_len=64, causal=True, **knobs).double()
+    return FWPDelta(dim, heads=heads, max_len=64, causal=True, **knobs).double()
 
 
 def inputs(n):
@@ -81,6 +81,47 @@ def test_a_rate_of_zero_writes_nothing():
     mask = torch.zeros(2, 5, dtype=torch.bool)
     y, memory = mixer(x, mask, state=mixer.init_state(2))
     assert torch.equal(y, torch.zeros_like(y)) and torch.equal(memory, torch.zeros_like(memory))
+
+
+ADDRESSES = 3  # width of a head in the tests below
+
+
+def remembering(phi):
+    """A mixer that reads tokens (address, value, +1 to write or -1 to read) as they say."""
+    mixer = made(2 * ADDRESSES + 1, heads=1, qkv_dim=ADDRESSES, phi=phi)
+    address, value = torch.eye(2 * ADDRESSES + 1).split([ADDRESSES, ADDRESSES + 1])
+    with torch.no_grad():
+        mixer.query.weight.copy_(1e3 * address)
+        mixer.key.weight.copy_(1e3 * address)
+        mixer.value.weight.copy_(value[:-1])
+        mixer.output.weight.copy_(value[:-1].T)
+        mixer.rate.weight.copy_(100 * value[-1:])
+    return mixer
+
+
+def one_hot(phi):
+    """Addresses (M, ADDRESSES) whose features are the M unit vectors."""
+    if phi == "elu+1":
+        return 2.0 * torch.eye(ADDRESSES) - 1
+    # dpfp's products of neighbours among relu(x), relu(-x): two positive ones give one feature
+    pairs = torch.eye(2 * ADDRESSES) + torch.eye(2 * ADDRESSES).roll(1, 1)
+    return pairs[:, :ADDRESSES] - pairs[:, ADDRESSES:]
+
+
+@pytest.mark.parametrize("phi", ["elu+1", "dpfp"])
+def test_orthonormal_keys_are_recalled_exactly_and_overwritten(phi):
+    """With beta = 1: as many values as there are features, one of them written twice."""
+    mixer, addresses = remembering(phi), one_hot(phi)
+    count = len(addresses)
+    generator = torch.Generator().manual_seed(3)
+    values = torch.randn(count + 1, ADDRESSES, generator=generator)
+    where = torch.tensor([*range(count), 1, *range(count)])
+    what = torch.cat([values, torch.zeros(count, ADDRESSES)])
+    flag = torch.where(torch.arange(len(where)) <= count, 1.0, -1.0)
+    x = torch.cat([addresses[where], what, flag[:, None]], dim=1)[None].double()
+    read = mixer(x)[0, count + 1 :, ADDRESSES:-1]
+    wanted = values[[0, count, *range(2, count)]].double()
+    torch.testing.assert_close(read, wanted, rtol=0, atol=1e-8)
 
 
 def test_refusals():

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from kernels.errors import Unsupported
 from models.mixers.recurrent.lru import LRU
+from models.mixers.ssm.s5 import S5
 
 DIM = 6
 
@@ -46,19 +47,22 @@ def test_equals_the_loop(n):
 
 
 def test_equals_s5_with_a_step_of_one():
-    """Zero-order hold of Lambda = log lambda, with B~ and C~ to match, C~ counted twice (pairs)."""
+    """Zero-order hold of A = log lambda, B and C to match; S5 counts C twice, for conjugates."""
     mixer, u = made(), inputs(40)
     lam, gamma, b, c = matrices(mixer)
+    s5 = S5(
+        DIM, heads=1, max_len=64, causal=True, state=10, blocks=1, activation="full_glu"
+    ).double()  # fmt: skip
     continuous = lam.log()
-    b_tilde = (gamma * continuous / (lam - 1))[:, None] * b
-    c_tilde = c / 2
-    a_bar = continuous.exp()
-    b_bar = ((a_bar - 1) / continuous)[:, None] * b_tilde
-    x, outputs = torch.zeros(2, 5, dtype=torch.complex128), []
-    for u_t in u.unbind(1):
-        x = a_bar * x + u_t.to(b.dtype) @ b_bar.T
-        outputs.append(2 * (x @ c_tilde.T).real + mixer.d * u_t)
-    torch.testing.assert_close(mixer(u), finished(mixer, torch.stack(outputs, 1)))
+    b = (gamma * continuous / (lam - 1))[:, None] * b
+    with torch.no_grad():
+        s5.a.copy_(torch.view_as_real(continuous))
+        s5.b.copy_(torch.stack([b.real, b.imag], dim=1))
+        s5.c.copy_(torch.view_as_real(c / 2))
+        s5.log_dt.zero_()
+        s5.d.copy_(mixer.d)
+        s5.gate.load_state_dict(mixer.gate.state_dict())
+    torch.testing.assert_close(mixer(u), s5(u))
 
 
 def test_steps_and_segments_are_the_whole():

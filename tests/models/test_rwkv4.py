@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from lra.conformance.checks import run
+from lra.conformance.subject import Subject
 from models.blocks.rwkv import ChannelMixing, RWKVBlock
 from models.mixers.recurrent.rwkv4 import RWKV4
 from models.spec import LayerSpec
@@ -88,6 +90,38 @@ def test_starts_as_published():
         assert mixer.bonus.mean().item() == pytest.approx(math.log(0.3))
     assert first.decay[3] > last.decay[3]
     torch.testing.assert_close(first.mix_key, torch.arange(DIM).double() / DIM)
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_steps_of_the_block_are_the_whole(norm_position):
+    """Its state is constant: of the mixer, and the last token that channel mixing has seen."""
+    torch.manual_seed(0)
+    spec = LayerSpec(
+        dim=DIM, heads=1, max_len=16, causal=True, ffn_dim=10, layer=1, depth=3,
+        norm_position=norm_position,
+    )  # fmt: skip
+    block, x = RWKVBlock(spec, lambda s: made()).double(), inputs(9)
+    whole, _ = block(x, None)
+    state, outputs = block.init_state(2), []
+    for x_t in x.unbind(1):
+        y, state = block.step(x_t, state)
+        outputs.append(y)
+    torch.testing.assert_close(torch.stack(outputs, 1), whole)
+    assert state[1].shape == (2, DIM)
+
+
+class ForgetsTheTokenBefore(RWKVBlock):
+    def ffn_step(self, x, state):
+        return super().ffn_step(x, self.ffn_state(len(x)))
+
+
+def test_conformance_decodes_with_the_block():
+    def outcome(block):
+        mixer = {"_target_": "models.mixers.recurrent.rwkv4.RWKV4"}
+        return run("recurrent", Subject("rwkv4", mixer, {"_target_": block}))
+
+    assert outcome("models.blocks.rwkv.RWKVBlock").status == "pass"
+    assert "steps of the block" in outcome(f"{__name__}.ForgetsTheTokenBefore").reason
 
 
 def test_channel_mixing():

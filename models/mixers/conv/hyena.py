@@ -44,6 +44,11 @@ class Hyena(Mixer):
         ops=("short_conv", "long_conv"),
         deviations=(
             "as many long convolutions as gates, as the paper defines; its code has one fewer",
+            "position features of the filters are fixed, where the authors' code trains them, too",
+            "filters have the learning rate and weight decay of the model, not ones of their own",
+            "not causal: filters of both sides are channels of one network, each with its window",
+            "the window has no shift, which is 0 in the authors' code: filters fade to nothing",
+            "short convolutions have no bias",
         ),
     )
 

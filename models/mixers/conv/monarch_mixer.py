@@ -42,6 +42,11 @@ class MonarchMixer(Mixer):
         ops=("short_conv", "long_conv"),
         deviations=(
             "convolutions use the FFT of torch, which Monarch matrices compute by products",
+            "position features of the filters are fixed, where the authors' code trains them, too",
+            "filters have the learning rate and weight decay of the model, not ones of their own",
+            "not causal: filters of both sides are channels of one network, each with its window",
+            "sines of the filters start at frequency 1, in the authors' M2-BERT at 10",
+            "short convolutions have no bias, and the residual convolution no skip",
         ),
     )
 

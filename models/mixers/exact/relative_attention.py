@@ -19,7 +19,7 @@ class RelativeAttention(QKVMixer):
     """softmax(((q_i + u) . k_j + (q_i + v) . R_(i-j)) / sqrt(K)) V, R a linear map of sinusoids.
 
     Dai et al. 2019, section 3.3. With a ``context`` of M positions query i stands at i + M - N,
-    so that a memory lies before the queries. u and v are learned, one of each head.
+    so that a memory lies before the queries. u and v are learned, one of each in a head.
     """
 
     card = Card(
@@ -34,6 +34,11 @@ class RelativeAttention(QKVMixer):
         bidirectional=True,
         cross=True,
         ops=("attention",),
+        deviations=(
+            "u and v are the layer's own, except where the backbone is Transformer-XL",
+            "distances ahead, which the paper does not have, are negative",
+            "the recipe's positions are added to the embedding besides",
+        ),
     )
     # it has relative positions of its own
     positions: ClassVar[tuple[str, ...]] = ()

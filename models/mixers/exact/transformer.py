@@ -10,8 +10,9 @@ from torch import Tensor
 from kernels.attention import attention
 from kernels.attention.score import Score
 from kernels.errors import Unsupported
+from models.cache import KeyValueCache
 from models.card import Card
-from models.qkv import KeyValueCache, QKVMixer
+from models.qkv import QKVMixer
 
 
 class Transformer(QKVMixer):

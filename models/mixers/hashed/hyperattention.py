@@ -50,8 +50,9 @@ class HyperAttention(QKVMixer):
             Equals("transformer", lambda n: {"min_seq_len": n}, causal=(False,)),
         ),
         deviations=(
-            "no causal form: which block a query is in depends on later queries, which masking "
-            "cannot hide",
+            "the paper's causal form, which halves the sequence, is left out: inside a half the "
+            "block of a query depends on later queries, which masking cannot hide",
+            "one draw of keys serves all examples and heads",
             "dropout acts on the mixed features",
         ),
     )

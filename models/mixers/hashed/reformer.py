@@ -21,10 +21,13 @@ ONLY_SELF = -5e4  # score of a token with itself: it counts only where nothing e
 class Reformer(Mixer):
     """softmax(Q K^T / sqrt(K)) V with k_j = q_j / |q_j|, over the tokens of one bucket.
 
-    Kitaev et al. 2020, section 2. Buckets are argmax([x R; -x R]) for random rotations R. Tokens
-    are sorted by bucket, then position, and cut into chunks; a chunk sees itself and the one
-    before it, inside a bucket. ``n_hashes`` rounds are merged by their log-sum-exps; a pair that c
-    rounds show counts once: each weighs it 1 / c. No token sees itself unless it sees nothing else.
+    Kitaev et al. 2020, section 2. Buckets are argmax([x R; -x R]) for random rotations R, N /
+    bucket_size of them: where that is more than 2 bucket_size, the number of a bucket has several
+    digits, each with rotations of its own (the factored buckets of the authors' code), or hashing
+    alone would take N^2 d / bucket_size. Tokens are sorted by bucket, then position, and cut into
+    chunks; a chunk sees itself and the one before it, inside a bucket. ``n_hashes`` rounds are
+    merged by their log-sum-exps; a pair that c rounds show counts once: each weighs it 1 / c. No
+    token sees itself unless it sees nothing else.
 
     Args:
         n_hashes: rounds of hashing.
@@ -37,7 +40,7 @@ class Reformer(Mixer):
         year=2020,
         link="https://arxiv.org/abs/2001.04451",
         family="hashed",
-        time="N bucket_size d + N d^2",
+        time="N log N bucket_size d + N d^2",
         memory="N d",
         causality="no",
         bidirectional=True,
@@ -45,14 +48,17 @@ class Reformer(Mixer):
         length_bound=("rotations",),
         ops=("attention", "merge_attention"),
         deviations=(
-            "no causal form: where chunks end depends on later tokens, which masking cannot hide",
+            "the paper's causal form is left out: where chunks end depends on later tokens, which "
+            "masking cannot hide",
             "the first chunk does not see the last one",
+            "more than 2 bucket_size buckets have numbers of several digits, hashed apart, as in "
+            "the authors' code",
             "layers are not reversible: the same gradients, the memory of a usual network",
             "dropout acts on the mixed features",
         ),
     )
 
-    def __init__(self, dim: int, *, n_hashes: int = 4, bucket_size: int = 64, **standard: Any):
+    def __init__(self, dim: int, *, n_hashes: int = 8, bucket_size: int = 64, **standard: Any):
         super().__init__(dim, **standard)
         if n_hashes < 1 or bucket_size < 1:
             raise ValueError("Reformer: n_hashes and bucket_size must be at least 1")
@@ -63,10 +69,14 @@ class Reformer(Mixer):
         self.output = nn.Linear(self.qkv_dim, dim, bias=False)
         for linear in (self.query, self.value, self.output):
             nn.init.xavier_uniform_(linear.weight)
-        # pairs of opposite buckets, for the longest sequence
+        # pairs of opposite buckets, and digits of a bucket's number, for the longest sequence
         pairs = -(-self.max_len // (2 * bucket_size))
+        self.digits = 1
+        while (2 * bucket_size) ** self.digits < 2 * pairs:
+            self.digits += 1
+        columns = self.digits * min(pairs, bucket_size)
         self.rotations: Tensor
-        self.register_buffer("rotations", torch.randn(n_hashes, self.head_dim, pairs))
+        self.register_buffer("rotations", torch.randn(n_hashes, self.head_dim, columns))
 
     def forward(
         self,
@@ -100,24 +110,43 @@ class Reformer(Mixer):
     def hash(
         self, q: Float[Tensor, "B H N K"], real: Bool[Tensor, "B N"]
     ) -> list[Int64[Tensor, "B H N"]]:
-        """The bucket of every token in each round; their number follows the true length."""
+        """The bucket of every token in each round; how many there are follows the true length."""
         rotations = self.rotations
         if self.training:
             rotations = torch.randn_like(rotations)
         held = real.sum(1)
-        pairs = (-(-held // (2 * self.bucket_size))).clamp(1, rotations.shape[-1])
-        allowed = torch.arange(rotations.shape[-1], device=q.device) < pairs[:, None]
-        found = []
-        for rotation in rotations.to(q.dtype):
-            turned = (q @ rotation).masked_fill(~allowed[:, None, None], 0)
+        digits, pairs = self._base(held)
+        whole = (held > self.bucket_size)[:, None, None]
+        return [self._numbers(q, rotation, digits, pairs) * whole for rotation in rotations.to(q)]
+
+    def _base(self, held: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, " B"], Int64[Tensor, " B"]]:
+        """Digits of a bucket's number and pairs of opposite values of a digit, for a sequence that
+        holds so many tokens: about held / bucket_size buckets."""
+        buckets = 2 * (-(-held // (2 * self.bucket_size))).clamp(min=1)
+        digits = torch.ones_like(held)
+        for more in range(1, self.digits):
+            digits = digits + (buckets > (2 * self.bucket_size) ** more)
+        # a root that is a whole number may come out a rounding above it
+        pairs = (buckets.double().pow(1 / digits.double()) / 2 - 1e-9).ceil().long()
+        return digits, pairs.clamp(1, self.rotations.shape[-1] // self.digits)
+
+    def _numbers(
+        self, q: Tensor, rotation: Tensor, digits: Tensor, pairs: Tensor
+    ) -> Int64[Tensor, "B H N"]:
+        """The bucket of every token in one round."""
+        parts = rotation.unflatten(-1, (self.digits, -1)).unbind(1)
+        width = parts[0].shape[-1]
+        allowed = (torch.arange(width, device=q.device) < pairs[:, None])[:, None, None]
+        number = torch.zeros(q.shape[:3], dtype=torch.long, device=q.device)
+        for at, part in enumerate(parts):
+            turned = (q @ part).masked_fill(~allowed, 0)
             both = torch.stack([turned, -turned], dim=-2)
-            both = both.masked_fill(~allowed[:, None, None, None], -torch.inf)
+            both = both.masked_fill(~allowed[..., None, :], -torch.inf)
             best = both.flatten(-2).argmax(-1)
-            side, column = best // rotations.shape[-1], best % rotations.shape[-1]
-            bucket = column + side * pairs[:, None, None]
-            # one bucket for all where the sequence is no longer than a chunk
-            found.append(bucket * (held > self.bucket_size)[:, None, None])
-        return found
+            digit = best % width + best // width * pairs[:, None, None]
+            place = (2 * pairs) ** at * (digits > at)
+            number = number + digit * place[:, None, None]
+        return number
 
     def _round(
         self,

@@ -38,7 +38,11 @@ class LinearTransformer(QKVMixer):
         recurrent=True,
         cross=True,
         ops=("linear_attention",),
-        deviations=("dropout acts on the mixed features: there are no attention weights",),
+        deviations=(
+            "dropout acts on the mixed features: there are no attention weights",
+            "with recipe.positions=rope queries and keys are turned before phi; RoFormer (eq. 19) "
+            "turns phi of them, in the numerator alone",
+        ),
     )
 
     def __init__(self, dim: int, *, feature_map: str = "elu+1", eps: float = 1e-6, **standard: Any):

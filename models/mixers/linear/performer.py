@@ -79,6 +79,8 @@ class Performer(QKVMixer):
             "no gradient flows through the constant c, which cancels but for eps",
             "features are redrawn every redraw_interval steps, which the paper leaves open",
             "dropout acts on the mixed features: there are no attention weights",
+            "with recipe.positions=rope queries and keys are turned before phi; RoFormer (eq. 19) "
+            "turns phi of them, in the numerator alone",
         ),
     )
 

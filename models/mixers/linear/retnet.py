@@ -43,6 +43,8 @@ class RetNet(Mixer):
             "the paper's scaling of D by its row sums is left out: the normalisation of each head "
             "cancels it",
             "heads come from the recipe, the paper has one for each 256 channels",
+            "channels i and i + K/2 turn by 10000^(-2i/K), as rotary positions; in the authors' "
+            "code neighbours do, and exponents go evenly from 0 to -1",
         ),
     )
 

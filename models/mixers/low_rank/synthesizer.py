@@ -50,6 +50,8 @@ class Synthesizer(Mixer):
             "padded keys are hidden in every mode; the code of Long Range Arena hides them only "
             "where the dot product is on",
             "the N x N weights of the two default modes are computed in tiles and never held",
+            "a mixture is one synthetic kind with the dot product, added without learned weights; "
+            "the paper mixes several kinds by them",
         ),
     )
     positions: ClassVar[tuple[str, ...]] = ("alibi",)

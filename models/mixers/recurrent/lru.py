@@ -41,7 +41,11 @@ class LRU(Mixer):
         bidirectional=False,
         recurrent=True,
         ops=("diagonal_scan",),
-        deviations=("the paper's layer has no feed-forward network; here the block adds one",),
+        deviations=(
+            "the paper's layer has no feed-forward network; here the block adds one",
+            "lambda, gamma and B have the model's learning rate, in the paper 0.1 to 0.5 of it",
+            "B has weight decay, as C; the paper's has none",
+        ),
     )
 
     def __init__(

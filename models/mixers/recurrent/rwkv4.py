@@ -38,7 +38,10 @@ class RWKV4(Mixer):
         bidirectional=False,
         recurrent=True,
         ops=("wkv",),
-        deviations=("projections start as torch starts them, where the paper's start at zero",),
+        deviations=(
+            "projections start as torch starts them, where the paper's start at zero",
+            "the embedding has no norm of its own (LN0 of the authors' code)",
+        ),
     )
 
     def __init__(self, dim: int, **standard: Any):

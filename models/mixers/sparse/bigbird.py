@@ -21,7 +21,8 @@ class BigBird(BlockSparseMixer):
 
     Zaheer et al. 2020, section 2 and appendix D (internal global blocks): the first and the last
     block see all and are seen by all; every block sees ``window_blocks`` around its own and
-    ``num_rand_blocks`` others, drawn once for each layer, head and number of blocks.
+    ``num_rand_blocks`` others, drawn for each head and number of blocks from the layer's ``seed``,
+    a buffer.
 
     Args:
         block_size: positions of a block.
@@ -38,6 +39,8 @@ class BigBird(BlockSparseMixer):
         memory="N d",
         causality="no",
         bidirectional=True,
+        randomised=True,
+        drawn_once=True,
         ops=("block_sparse_attention",),
         equals=(Equals("transformer", lambda n: {"block_size": n}, causal=(False,)),),
         deviations=("dropout acts on the mixed features",),
@@ -63,6 +66,8 @@ class BigBird(BlockSparseMixer):
             "window_blocks": window_blocks, "global_blocks": global_blocks,
             "random_blocks": num_rand_blocks,
         }  # fmt: skip
+        self.seed: Tensor
+        self.register_buffer("seed", torch.randint(2**31, ()))
 
     def layout(self, n: int, mask: Bool[Tensor, "B N"] | None) -> Layout:
         # fake tensors, which predict memory, have no lengths: as if every example were full
@@ -80,12 +85,14 @@ class BigBird(BlockSparseMixer):
     def plan(self, n: int) -> Layout:
         """The pattern of a sequence of n tokens."""
         counts = tuple(self.counts.items())
-        return _plan(n, min(self.block_size, self.max_len), self.heads, self.layer, counts)
+        # a fake tensor has no value, and every seed costs the same
+        seed = 0 if isinstance(self.seed, FakeTensor) else int(self.seed)
+        return _plan(n, min(self.block_size, self.max_len), self.heads, seed, counts)
 
 
 @functools.lru_cache(maxsize=512)
-def _plan(n: int, block: int, heads: int, layer: int, counts: Any) -> Layout:
-    return bigbird(n, block, heads=heads, seed=layer, **dict(counts))
+def _plan(n: int, block: int, heads: int, seed: int, counts: Any) -> Layout:
+    return bigbird(n, block, heads=heads, seed=seed, **dict(counts))
 
 
 @geometry

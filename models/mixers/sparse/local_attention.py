@@ -9,10 +9,11 @@ from torch import Tensor
 from kernels.attention import attention
 from kernels.attention.score import Score
 from kernels.errors import Unsupported
+from models.cache import KeyValueCache
 from models.card import Card, Equals
 from models.chunks import into_chunks, mask_of_chunks, out_of_chunks
 from models.mixers.exact.transformer import softmax_matrix
-from models.qkv import KeyValueCache, QKVMixer
+from models.qkv import QKVMixer
 
 
 class LocalAttention(QKVMixer):
@@ -37,6 +38,10 @@ class LocalAttention(QKVMixer):
         recurrent=True,
         ops=("attention",),
         equals=(Equals("transformer", lambda n: {"block_size": n}),),
+        deviations=(
+            "blocks are of neighbours, as the paper says; the benchmark's code reshapes so that "
+            "each has every (N / block_size)-th position",
+        ),
     )
     positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
 

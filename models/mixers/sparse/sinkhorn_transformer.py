@@ -47,6 +47,7 @@ class SinkhornTransformer(QKVMixer):
         deviations=(
             "blocks are summed up by the mean of their tokens",
             "causal: rows are normalised only",
+            "SortCut, which reads the first sorted blocks alone, is not offered",
         ),
     )
 

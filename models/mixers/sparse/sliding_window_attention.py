@@ -9,9 +9,10 @@ from torch import Tensor
 from kernels.attention import attention
 from kernels.attention.score import Score
 from kernels.errors import Unsupported
+from models.cache import KeyValueCache
 from models.card import Card, Equals
 from models.mixers.exact.transformer import softmax_matrix
-from models.qkv import KeyValueCache, QKVMixer
+from models.qkv import QKVMixer
 
 
 class SlidingWindowAttention(QKVMixer):
@@ -38,6 +39,10 @@ class SlidingWindowAttention(QKVMixer):
         recurrent=True,
         ops=("attention",),
         equals=(Equals("transformer", lambda n: {"window": 2 * n}),),
+        deviations=(
+            "every head has keys and values of its own; in Mistral four heads share them",
+            "no global tokens and no dilation, which longformer has",
+        ),
     )
     positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
 
@@ -92,5 +97,8 @@ class SlidingWindowAttention(QKVMixer):
         state: Any,
     ) -> tuple[Float[Tensor, "B H 1 V"], KeyValueCache]:
         state = state.append(k, v)
-        score = Score(alibi=self.alibi)
-        return attention(q, state.keys, state.values, score=score), state
+        bias = None
+        if self.alibi is not None:
+            # the ring is not in the order of positions
+            bias = (-self.alibi[:, None, None] * state.ages()).to(q.dtype)[None]
+        return attention(q, state.keys, state.values, score=Score(bias=bias)), state

@@ -55,6 +55,7 @@ class TransformerLS(QKVMixer):
         deviations=(
             "the causal form has no relative positions of its own, and no memory",
             "no convolution over the values, as in the scripts for Long Range Arena",
+            "a CLS vector is a token like others; in the authors' code all see it, and it sees all",
         ),
     )  # fmt: skip
 

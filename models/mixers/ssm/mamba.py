@@ -50,6 +50,10 @@ class Mamba(Mixer):
         recurrent=True,
         replaces_ffn=True,
         ops=("short_conv", "selective_scan"),
+        deviations=(
+            "the output map does not start smaller in deeper models, as the authors' code has it",
+            "dropout, where the recipe has it, acts before the output map; the paper has none",
+        ),
     )
 
     def __init__(

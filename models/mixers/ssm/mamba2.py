@@ -45,6 +45,11 @@ class Mamba2(Mixer):
         recurrent=True,
         replaces_ffn=True,
         ops=("short_conv", "linear_attention"),
+        deviations=(
+            "one norm for the whole inner width; the authors' code has one for each of ngroups",
+            "the output map does not start smaller in deeper models, as the authors' code has it",
+            "dropout, where the recipe has it, acts before the output map; the paper has none",
+        ),
     )
 
     def __init__(

@@ -1,7 +1,7 @@
 """S4: a state space whose matrix is diagonal plus rank one, trained as a convolution."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
@@ -83,6 +83,7 @@ class S4(ConvolutionalSSM):
         with torch.no_grad():
             c = self._truncated(torch.view_as_complex(c).to(torch.complex128), self.max_len)
         self.c = nn.Parameter(torch.view_as_real(c).float())
+        self._stepping: Stepping | None = None
 
     def system(
         self,
@@ -134,17 +135,50 @@ class S4(ConvolutionalSSM):
             spectrum = torch.cat([spectrum, end.to(spectrum.dtype)], dim=-1)
         return torch.fft.irfft(spectrum, n=size)[..., :length]
 
-    def init_state(self, batch: int) -> Any:
-        """States, and what decoding needs of the system: Abar, Bbar, C."""
+    def init_state(self, batch: int) -> Complex[Tensor, "B D J"]:
+        """Zeros; what the steps need of the parameters is computed here and kept by the layer."""
         if not self.causal:
             return super().init_state(batch)
-        a, b = self.discretised()
-        c = self._truncated(torch.view_as_complex(self.c).to(a.dtype), self.max_len, undo=True)[0]
-        fixed = tuple(x.to(self.d.dtype.to_complex()) for x in (a, b, torch.cat([c, c.conj()], -1)))
-        return fixed[1].new_zeros(batch, *b.shape), fixed
+        self._stepping = self.stepping()
+        return torch.complex(*self.d.new_zeros(2, batch, *self._stepping.ahead.shape))
+
+    @torch.no_grad()
+    def stepping(self) -> "Stepping":
+        """What a step needs of the parameters as they are."""
+        c = torch.view_as_complex(self.c).to(torch.complex128)
+        c = self._truncated(c, self.max_len, undo=True)[0]
+        a, b, p = (x.to(torch.complex128) for x in self.system())
+        half = 0.5 * self.log_dt.exp().double()[:, None]
+        ahead, gain = 1 + half * a, 1 / (1 - half * a)
+        # sums over conjugate pairs are twice the real part
+        low_rank = half * gain * p / (1 + half * 2 * (gain * p.abs().square()).real.sum(-1, True))
+        kind = self.d.dtype.to_complex()
+        fields = (ahead, gain, 2 * half * b, half * p, low_rank, p.conj(), 2 * c)
+        return Stepping(*(x.to(kind) for x in fields))
 
     def step(self, x_t: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
-        hidden, (a, b, c) = state
-        hidden = torch.einsum("dij,bdj->bdi", a, hidden) + b * x_t[..., None]
-        y = (c * hidden).sum(-1).real + self.d * x_t
-        return self.gated(y), (hidden, (a, b, c))
+        of = self._stepping = self._stepping or self.stepping()
+        # (1 + dt A / 2) h + dt B u, A = diag - p p^*
+        driven = of.ahead * state - of.half_p * _paired(of.p_conj, state) + of.b * x_t[..., None]
+        # (1 - dt A / 2)^-1 of it, by the Woodbury identity
+        state = of.gain * driven
+        state = state - of.low_rank * _paired(of.p_conj, state)
+        y = (of.c * state).sum(-1).real + self.d * x_t
+        return self.gated(y), state
+
+
+class Stepping(NamedTuple):
+    """Of every channel, one of each conjugate pair: the factors of a step in O(n)."""
+
+    ahead: Complex[Tensor, "D J"]
+    gain: Complex[Tensor, "D J"]
+    b: Complex[Tensor, "D J"]
+    half_p: Complex[Tensor, "D J"]
+    low_rank: Complex[Tensor, "D J"]
+    p_conj: Complex[Tensor, "D J"]
+    c: Complex[Tensor, "D J"]
+
+
+def _paired(a: Complex[Tensor, "D J"], b: Complex[Tensor, "B D J"]) -> Float[Tensor, "B D 1"]:
+    """The sum of products over both of each conjugate pair, a real number."""
+    return 2 * (a * b).sum(-1, keepdim=True).real

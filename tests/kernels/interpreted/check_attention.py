@@ -4,9 +4,12 @@ import functools
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from kernels.attention import attention
 from kernels.attention.score import Score
+from kernels.attention.triton_tile import rounded
 from kernels.errors import Unsupported
 from kernels.tolerance import check, poisoned
 
@@ -50,7 +53,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("n,m", [(63, 63), (70, 130), (130, 70)], ids=str)
+@pytest.mark.parametrize("n,m", [(63, 63), (70, 130), (130, 70), (257, 100)], ids=str)
 def test_close_to_the_truth(n, m, kind):
     held(draw(n, m, batch=1), **KINDS[kind])
 
@@ -78,6 +81,24 @@ def test_every_dtype_with_a_key_mask(dtype, kind):
 @pytest.mark.parametrize("k,v", [(1, 3), (32, 16), (64, 64), (128, 128)], ids=str)
 def test_every_width(k, v):
     held(draw(40, 50, batch=1, k=k, v=v), return_lse=True)
+
+
+@triton.jit
+def round_kernel(x_ptr, y_ptr, N: tl.constexpr):
+    at = tl.arange(0, N)
+    tl.store(y_ptr + at, rounded(tl.load(x_ptr + at), tl.bfloat16))
+
+
+def test_operands_in_bf16_are_the_nearest():
+    """As on a GPU, not cut off: ties, infinity and NaN too."""
+    some = [1.0, -1.0, 0.0, 1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 3e38, 1e-40]
+    x = torch.tensor([*some, torch.inf, -torch.inf, torch.nan, -torch.nan])
+    # NaN with every bit set, as GPUs make it
+    x = torch.cat([x, torch.tensor([-1, 2**31 - 1], dtype=torch.int32).view(torch.float32)])
+    x = torch.cat([x, torch.randn(256 - len(x), generator=torch.Generator().manual_seed(0))])
+    y = torch.empty_like(x)
+    round_kernel[(1,)](x, y, N=256)
+    torch.testing.assert_close(y, x.bfloat16().float(), rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_window_skips_tiles():

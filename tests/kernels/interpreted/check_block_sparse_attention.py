@@ -45,9 +45,12 @@ def held(x, layout, dtype=torch.float32, **fixed):
 
 @pytest.mark.parametrize(
     "n,m,block,heads",
-    [(1, 1, 16, 1), (63, 40, 16, 4), (100, 70, 32, 2), (130, 150, 128, 1)],
+    [
+        (1, 1, 16, 1), (2, 2, 16, 1), (63, 40, 16, 4), (100, 70, 32, 2), (130, 150, 128, 1),
+        (257, 257, 64, 1), (257, 100, 256, 1),
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_close_to_the_truth(n, m, block, heads):
     """One list for all, one a head of every example, one a head; a block of several tiles."""
     held(draw(n, m), random_layout(n, m, block, heads))
@@ -59,6 +62,26 @@ def test_every_dtype_with_a_key_mask(dtype):
     mask[-1] = False
     x = {**draw(70, 70), "key_mask": mask}
     held(x, layouts.bigbird(70, 32, random_blocks=1, heads=2), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_logits_of_ten_thousand(dtype):
+    """Weights are 0 or 1 then: what comes back to the scores is rounding, and stays finite."""
+    x = {name: t.to(dtype) for name, t in draw(40, 40, key_heads=2, k=4, v=4).items()}
+    x["q"] = (x["q"].double() * 1e4).to(dtype)
+    layout, results = layouts.band(40, 16, 20, 20), []
+    for backend, wide in (("triton", dtype), ("reference", torch.float64)):
+        leaves = {name: t.to(wide).requires_grad_() for name, t in x.items()}
+        with poisoned():
+            y, lse = block_sparse_attention(
+                **leaves, layout=layout, return_lse=True, backend=backend
+            )
+            found = torch.autograd.grad((y, lse), list(leaves.values()), (y.detach(), lse.sign()))
+        results.append([t.double() for t in (y, lse, *found)])
+    assert all(t.isfinite().all() for t in results[0])
+    eps = torch.finfo(dtype).eps
+    for got, wanted, size in zip(*results, (4, 4e4, 4, 4e4, 4), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=4 * eps, atol=4 * eps * size)
 
 
 def test_causal_blocks():

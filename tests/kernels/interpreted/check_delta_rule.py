@@ -38,23 +38,25 @@ def run(backend):
     return partial(delta_rule, backend=backend)
 
 
+def held(tensors, dtype=torch.float32):
+    with poisoned():
+        check(run("triton"), run("reference"), tensors, dtype=dtype)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("n", [1, 2, 63, 100, 257])
 def test_triton_is_close_to_the_truth(n, kind):
-    tensors = arguments(n, kind, state=n != 63)
-    with poisoned():
-        check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    held(arguments(n, kind, state=n != 63))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision(kind, dtype):
-    check(run("triton"), run("reference"), arguments(70, kind), dtype=dtype)
+    held(arguments(70, kind), dtype)
 
 
 def test_heads_wider_than_a_block():
-    tensors = arguments(40, "gated", width=40, values=20)
-    check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    held(arguments(40, "gated", width=40, values=20))
 
 
 def test_hidden_tokens_change_nothing():

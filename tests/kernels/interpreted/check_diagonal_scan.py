@@ -29,6 +29,11 @@ def run(backend, **kwargs):
     return lambda **x: diagonal_scan(**x, backend=backend, **kwargs)
 
 
+def held(tensors, dtype=torch.float32, **kwargs):
+    with poisoned():
+        check(run("triton", **kwargs), run("reference", **kwargs), tensors, dtype=dtype)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])
 @pytest.mark.parametrize(
     ("n", "shape", "reverse"),
@@ -39,27 +44,21 @@ def run(backend, **kwargs):
         (64, "N1", True),
         (100, "BND", True),
         (70, "B1D", False),
+        (257, "ND", False),
     ],
 )
 def test_close_to_the_truth(n, shape, dtype, reverse):
-    tensors = arguments(n, shape, dtype, initial=n != 63)
-    with poisoned():
-        check(
-            run("triton", reverse=reverse),
-            run("reference", reverse=reverse),
-            tensors,
-            dtype=torch.float32,
-        )
+    held(arguments(n, shape, dtype, initial=n != 63), reverse=reverse)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(dtype):
-    check(run("triton"), run("reference"), arguments(100, "BND"), dtype=dtype)
+    held(arguments(100, "BND"), dtype, reverse=dtype == torch.bfloat16)
 
 
 def test_more_channels_than_a_block():
     b, a = drawn(1, 70, 130, seed=0), torch.rand(130, dtype=torch.float64)
-    check(run("triton"), run("reference"), {"a": a, "b": b}, dtype=torch.float32)
+    held({"a": a, "b": b})
 
 
 def test_real_coefficients_of_complex_inputs():

@@ -33,7 +33,8 @@ def test_triton_is_close_to_the_truth(n, causal, taps, dtype):
 
 def test_heads_wider_than_a_block():
     tensors = arguments(70, 3, width=70)
-    check(run("triton", False), run("reference", False), tensors, dtype=torch.float32)
+    with poisoned():
+        check(run("triton", False), run("reference", False), tensors, dtype=torch.float32)
 
 
 def test_strided_inputs():

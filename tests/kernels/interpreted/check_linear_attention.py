@@ -96,6 +96,20 @@ def test_half_precision(case, dtype):
     held(case, 70, dtype=dtype)
 
 
+@pytest.mark.parametrize("case", ["both", "causal-relu", "scalar", "channel-sums"])
+def test_inputs_of_ten_thousand(case):
+    tensors, rest = arguments(case, 40)
+    tensors |= {name: 1e4 * tensors[name] for name in "qkv"}
+    with poisoned():
+        check(
+            partial(call, "triton"),
+            partial(call, "reference"),
+            tensors,
+            dtype=torch.float32,
+            **rest,
+        )
+
+
 @pytest.mark.parametrize("case,n,m", [("both", 5, 80), ("scalar", 30, 100), ("causal", 9, 4)])
 def test_queries_and_keys_of_two_lengths(case, n, m):
     held(case, n, m)

@@ -21,7 +21,9 @@ def draw(parts, n, v):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("parts,n,v", [(1, 1, 5), (3, 63, 16), (2, 20, 130)])
+@pytest.mark.parametrize(
+    "parts,n,v", [(1, 1, 5), (2, 2, 3), (3, 63, 16), (2, 20, 130), (2, 100, 7), (3, 257, 4)]
+)
 def test_close_to_the_truth(parts, n, v, dtype):
     pair = (functools.partial(merge_attention, backend=b) for b in ("triton", "reference"))
     with poisoned():
@@ -37,6 +39,23 @@ def test_a_part_that_has_seen_nothing_is_not_looked_at():
     torch.testing.assert_close((y, lse), wanted)
     for grad in torch.autograd.grad((y, lse), list(x.values()), (y, torch.ones_like(lse))):
         assert grad.isfinite().all() and (grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_log_sum_exps_of_ten_thousand(dtype):
+    """Gradients come from a log-sum-exp in fp32, whose rounding at that size is 1e-3."""
+    x = draw(4, 9, 6)
+    x["lses"] = (x["lses"] * 4e3).clamp(-1e4, 1e4)
+    x, results = {name: t.to(dtype) for name, t in x.items()}, []
+    for backend, wide in (("triton", dtype), ("reference", torch.float64)):
+        leaves = {name: t.to(wide).requires_grad_() for name, t in x.items()}
+        with poisoned():
+            y, lse = merge_attention(**leaves, backend=backend)
+            found = torch.autograd.grad((y, lse), list(leaves.values()), (y.detach(), lse.sign()))
+        results.append([t.double() for t in (y, lse, *found)])
+    eps = torch.finfo(dtype).eps
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2 * eps, atol=max(4e-3, 16 * eps))
 
 
 def test_nan_does_not_become_zero():

@@ -38,30 +38,39 @@ def run(backend):
     return lambda **x: selective_scan(**x, delta_softplus=True, backend=backend)
 
 
+def held(tensors, dtype=torch.float32):
+    with poisoned():
+        check(run("triton"), run("reference"), tensors, dtype=dtype)
+
+
 @pytest.mark.parametrize(
     "n,groups,everything",
-    [(1, None, True), (2, 2, True), (16, 1, False), (63, 2, False), (100, None, True)],
+    [
+        (1, None, True),
+        (2, 2, True),
+        (16, 1, False),
+        (63, 2, False),
+        (100, None, True),
+        (257, 2, True),
+    ],
 )
 def test_close_to_the_truth(n, groups, everything):
-    tensors = arguments(n, groups, everything=everything)
-    with poisoned():
-        check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    held(arguments(n, groups, everything=everything))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(dtype):
-    check(run("triton"), run("reference"), arguments(40, 2), dtype=dtype)
+    held(arguments(40, 2), dtype)
 
 
 @pytest.mark.parametrize("channels,states", [(70, 16), (9, 100), (3, 1)])
 def test_several_blocks(channels, states):
-    tensors = arguments(20, channels=channels, states=states)
-    check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    held(arguments(20, channels=channels, states=states))
 
 
 def test_backward_in_slabs(monkeypatch):
     monkeypatch.setattr(triton_, "STATES", 2 * B * D * 3 * 32)
-    check(run("triton"), run("reference"), arguments(150), dtype=torch.float32)
+    held(arguments(150))
 
 
 def test_hidden_tokens():
@@ -84,6 +93,8 @@ def test_inputs_need_not_be_contiguous_and_nan_shows():
     assert y[0, 1, 20:].isnan().all() and y[1].isfinite().all() and y[0, 0].isfinite().all()
 
 
-def test_refuses_fp64():
+def test_refusals():
     with pytest.raises(ValueError, match="it has no fp64"):
         run("triton")(**arguments(3))
+    with pytest.raises(ValueError, match="at most 512 states of a channel, not 513"):
+        run("triton")(**{name: x.float() for name, x in arguments(3, states=513).items()})

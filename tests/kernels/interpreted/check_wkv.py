@@ -33,30 +33,34 @@ def run(backend):
     return lambda **x: wkv(**x, backend=backend)
 
 
+def held(tensors, dtype=torch.float32):
+    with poisoned():
+        return check(run("triton"), run("reference"), tensors, dtype=dtype)
+
+
 @pytest.mark.parametrize("initial", [False, True], ids=["from_nothing", "from_a_state"])
 @pytest.mark.parametrize("n", [1, 2, 63, 100, 257])
 def test_close_to_the_truth(n, initial):
-    with poisoned():
-        check(run("triton"), run("reference"), arguments(n, initial=initial), dtype=torch.float32)
+    held(arguments(n, initial=initial))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision(dtype):
-    check(run("triton"), run("reference"), arguments(100), dtype=dtype)
+    held(arguments(100), dtype)
 
 
 @pytest.mark.parametrize("size", [100.0, 1e4])
 def test_extreme_keys(size):
     """As close as the reference is; nothing overflows."""
     tensors = arguments(100, size=size)
-    measured = check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    measured = held(tensors)
     assert len(measured) == 2 + len(tensors)
 
 
 def test_more_channels_than_a_block():
     tensors = {"w": drawn(70, seed=0).exp(), "u": drawn(70, seed=1)}
     tensors |= {"k": drawn(1, 30, 70, seed=2), "v": drawn(1, 30, 70, seed=3)}
-    check(run("triton"), run("reference"), tensors, dtype=torch.float32)
+    held(tensors)
 
 
 def test_hidden_tokens():

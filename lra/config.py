@@ -53,7 +53,7 @@ class Recipe:
     activation: str
     positions: str
     embedding_std: float
-    position_std: float | None = field(default=None, kw_only=True)  # models saved before it
+    position_std: float | None
     pooling: str
     head: str
     head_dim: int | None
@@ -67,7 +67,7 @@ class Recipe:
     eps: float
     schedule: str
     warmup_steps: int
-    warmup_power: int = field(default=1, kw_only=True)  # likewise
+    warmup_power: int
     steps: int
     batch: int
     accumulate: int

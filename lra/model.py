@@ -18,7 +18,7 @@ from models.model import Model
 from models.spec import LayerSpec, ModelSpec
 
 # what of a command line departs from the rules of a protocol; a mixer's knobs have a column
-CHANGES = ("recipe.", "task.", "block.", "backbone.", "bidirectional=")
+CHANGES = ("recipe.", "block.", "backbone.", "bidirectional=")
 
 
 def model_spec(recipe: Recipe, task: TaskSpec, *, two_way: bool) -> ModelSpec:
@@ -93,12 +93,23 @@ def family(config: RunConfig) -> str:
 def mixer_knobs(layers: Sequence[Mapping[str, Any]]) -> str:
     """The knobs of the mixer as JSON; a list of those of each layer where several are given."""
     knobs = [{k: v for k, v in layer["mixer"].items() if k != "_target_"} for layer in layers]
-    return json.dumps(knobs if len(knobs) > 1 else {**(knobs[0] if knobs else {})}, sort_keys=True)
+    return json.dumps(knobs[0] if len(knobs) == 1 else knobs or {}, sort_keys=True)
 
 
 def n_params(model: torch.nn.Module) -> int:
     """Number of trained parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def departures(changed: Sequence[str], of: tuple[str, ...], *, apart: tuple[str, ...]) -> str:
+    """The overrides that begin like one of ``of`` and like none of ``apart``, and the experiments
+    that change a cell, sorted."""
+    kept = [
+        item for item in changed
+        if item.startswith(of) and not item.startswith(apart)
+        or item.startswith("experiment=") and alters(item.partition("=")[2])
+    ]  # fmt: skip
+    return " ".join(sorted(kept))
 
 
 def label(config: RunConfig, spec: ModelSpec, model: Model, of_data: tuple[str, ...] = ()) -> str:
@@ -109,13 +120,9 @@ def label(config: RunConfig, spec: ModelSpec, model: Model, of_data: tuple[str, 
     ``parameter_budget`` times those of the transformer at the same sizes (LRA's rule: 1.1).
     """
     notes = list(of_data)
-    changed = [
-        item for item in config.changed
-        if item.startswith(CHANGES) and not item.startswith("task.source=")
-        or item.startswith("experiment=") and alters(item.partition("=")[2])
-    ]  # fmt: skip
+    changed = departures(config.changed, (*CHANGES, "task."), apart=("task.source=",))
     if changed:
-        notes.append("changed " + " ".join(sorted(changed)))
+        notes.append(f"changed {changed}")
     budget = config.protocol.get("parameter_budget")
     if budget is not None:
         base = n_params(_transformer(spec))

@@ -20,8 +20,7 @@ from lra.measurement.cases import CaseRunner
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import TOO_FAST, Roofline
 from lra.measurement.timing import OVERHEAD_LIMIT, Summary, timer_overhead_ms
-from lra.model import family, mixer_knobs, n_params
-from lra.presets import alters
+from lra.model import CHANGES, departures, family, mixer_knobs, n_params
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import LengthRow
 from lra.results.source import source_digest
@@ -165,13 +164,10 @@ class Runner(CaseRunner[Point]):
 
 def variant(config: LengthsConfig) -> str:
     """What departs from the protocol's recipe and the preset, beside the mixer's knobs."""
-    parts = ("recipe.", "block.", "backbone.", "bidirectional=", "task.vocab=")
-    precise = ("recipe.precision=", "recipe.dim=", "recipe.depth=", "recipe.heads=")
     found = [item.lstrip("+") for item in config.run.changed]
     # those have columns of their own
-    kept = [x for x in found if x.startswith(parts) and not x.startswith(precise)]
-    kept += [x for x in found if x.startswith("experiment=") and alters(x.partition("=")[2])]
-    return " ".join(sorted(kept))
+    apart = ("recipe.precision=", "recipe.dim=", "recipe.depth=", "recipe.heads=")
+    return departures(found, (*CHANGES, "task.vocab="), apart=apart)
 
 
 def _measured(run: PassRun, tflop_per_s: float | None, device: str) -> dict[str, Any]:

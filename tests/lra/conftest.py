@@ -24,6 +24,15 @@ TINY = (
 
 
 @pytest.fixture(scope="session")
+def listops_sample() -> Path:
+    """The official sample of ListOps."""
+    folder = Path(os.environ.get("LRA_DATA", "/nowhere")) / "lra_release" / "listops-1000"
+    if not folder.is_dir():
+        pytest.skip("the official ListOps sample is not here: set LRA_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def built_data(tmp_path_factory) -> Path:
     """A folder of built data for all cells of this process."""
     return tmp_path_factory.mktemp("data")

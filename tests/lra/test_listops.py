@@ -1,7 +1,6 @@
 """The ListOps task: knobs, splits, batches, baselines, and trees like the official sample's."""
 
 import inspect
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -69,18 +68,11 @@ def lists(trees):
 
 
 @pytest.fixture(scope="module")
-def source():
-    root = os.environ.get("LRA_DATA")
-    folder = Path(root or "/nowhere") / "lra_release" / "listops-1000"
-    if not folder.is_dir():
-        pytest.skip("the official ListOps sample is not here: set LRA_DATA")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def official(source):
+def official(listops_sample):
     return joined(
-        part for name in FILES.values() for part in read_trees(source / name, 9999, 2000, ())
+        part
+        for name in FILES.values()
+        for part in read_trees(listops_sample / name, 9999, 2000, ())
     )
 
 

@@ -1,8 +1,6 @@
 """ListOps from files: whose trees they are, what recurs, where they are to be had; and EOS."""
 
-import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,15 +14,6 @@ from lra.tasks.listops import ListOps
 TREE = "[MIN 2 9 ]"
 
 
-@pytest.fixture(scope="module")
-def source():
-    root = os.environ.get("LRA_DATA")
-    folder = Path(root or "/nowhere") / "lra_release" / "listops-1000"
-    if not folder.is_dir():
-        pytest.skip("the official ListOps sample is not here: set LRA_DATA")
-    return folder
-
-
 def write(folder, **trees):
     """Files of one tree, or of those given by split."""
     folder.mkdir(exist_ok=True)
@@ -34,8 +23,8 @@ def write(folder, **trees):
     return folder
 
 
-def test_the_first_operator_line_of_the_official_sample(source, tmp_path):
-    task = ListOps(root=tmp_path, source=source)
+def test_the_first_operator_line_of_the_official_sample(listops_sample, tmp_path):
+    task = ListOps(root=tmp_path, source=listops_sample)
     lines = task.baselines()
     # the sample's own note says 37.2 %: that is learned on test
     assert lines["first_operator"] == pytest.approx(0.3675, abs=1e-9)
@@ -88,8 +77,10 @@ def test_what_recurs_across_splits_is_counted_and_kept(tmp_path):
     assert facts["rows"] == {"train": 4, "val": 1, "test": 5}
 
 
-def test_limits_cut(source, tmp_path):
-    task = ListOps(root=tmp_path, source=source, n_train=3, n_val=2, n_test=1, max_length=600)
+def test_limits_cut(listops_sample, tmp_path):
+    task = ListOps(
+        root=tmp_path, source=listops_sample, n_train=3, n_val=2, n_test=1, max_length=600
+    )
     assert task.manifest()["rows"] == {"train": 3, "val": 2, "test": 1}
     assert max(map(len, task.build("train")["x"])) == 600
 

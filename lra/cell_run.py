@@ -283,7 +283,10 @@ class CellRun:
         )  # fmt: skip
         tokens = fresh().mask.numel()
         with dispatch.prefer(self.config.backend):
-            found = measure(step, fresh, tokens=tokens, device=self.fabric.device)
+            found = measure(
+                step, fresh, tokens=tokens, device=self.fabric.device,
+                budget_s=self.config.protocol["timing_s"],
+            )  # fmt: skip
         self.cell.write("measured.json", json.dumps(dataclasses.asdict(found), indent=1))
         columns: dict[str, Any] = dict(found.columns())
         self.row = replace(self.row, **columns)

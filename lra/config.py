@@ -201,6 +201,9 @@ def _check_top(tree: Mapping[str, Any]) -> None:
         raise nearest(str(tree["logger"].get("mode")), LOGGER_MODES, kind="logger.mode")
     if type(tree["seed"]) is not int or tree["seed"] < 0:
         raise UserError(f"seed must be a whole number of at least 0, got {tree['seed']}")
+    timing_s = tree["protocol"].get("timing_s")
+    if type(timing_s) not in (int, float) or not timing_s > 0:
+        raise UserError(f"protocol.timing_s must be a number of seconds, got {timing_s}")
     for key in ("bidirectional", "rerun"):
         if type(tree[key]) is not bool:
             raise UserError(f"{key} must be true or false, got {tree[key]}")

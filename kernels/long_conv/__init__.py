@@ -8,7 +8,11 @@ from torch import Tensor
 
 from kernels.dispatch import Op
 
-OP = Op("long_conv", backends=("reference", "eager", "compile"), auto={"cpu": ("eager",)})
+OP = Op(
+    "long_conv",
+    backends=("reference", "eager", "compile", "monarch"),
+    auto={"cpu": ("eager",)},
+)
 
 
 def long_conv(
@@ -31,7 +35,7 @@ def long_conv(
         skip: weight of the input itself; none if None.
         kernel_reverse: k1, on the future; its tap 0 acts on the next position, so that the present
             comes from k0 only. None: causal.
-        backend: ``auto``, ``reference``, ``eager`` or ``compile``.
+        backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``monarch``.
 
     Returns:
         y, of u's dtype.

@@ -18,6 +18,17 @@ def run(
     *,
     kernel_reverse: Float[Tensor, "D M"] | None = None,
 ) -> Float[Tensor, "B D N"]:
+    wide, ring = on_a_ring(u, kernel, kernel_reverse)
+    y = _Circular.apply(wide, ring)
+    return (y if skip is None else y + skip[:, None] * u).to(u.dtype)
+
+
+def on_a_ring(
+    u: Float[Tensor, "B D N"],
+    kernel: Float[Tensor, "D L"],
+    kernel_reverse: Float[Tensor, "D M"] | None,
+) -> tuple[Float[Tensor, "B D N"], Float[Tensor, "D S"]]:
+    """u, and both kernels on a ring that is too wide for N inputs to wrap; fp32 or wider."""
     n = u.shape[2]
     past = kernel[:, :n]
     future = None if kernel_reverse is None else kernel_reverse[:, : n - 1]
@@ -28,8 +39,7 @@ def run(
     if future is not None:
         # lag -1 is the last place of the ring
         ring = ring + pad(future.to(wide).flip(1), (size - future.shape[1], 0))
-    y = _Circular.apply(u.to(wide), ring)
-    return (y if skip is None else y + skip[:, None] * u).to(u.dtype)
+    return u.to(wide), ring
 
 
 def fast_size(least: int) -> int:

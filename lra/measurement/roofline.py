@@ -12,17 +12,21 @@ SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices
 TOO_FAST = 1.1  # times the roofline: more than its own noise
 
 
+# what this process has measured: by device, dtype and threads
+_peaks: dict[tuple[torch.device, torch.dtype, int], float] = {}
+
+
 class Roofline:
-    """Operations a second of a device by dtype, each measured once in this process."""
+    """Operations a second of a device by dtype, each measured once in a process."""
 
     def __init__(self, device: torch.device, lock: DeviceLock):
         self._device, self._lock = device, lock
-        self._peaks: dict[torch.dtype, float] = {}
 
     def tflop_per_s(self, dtype: torch.dtype) -> float:
         """The fastest fifth of square products; in fp32 on CUDA with the tensor cores, which ops
         may use as long as they are exact enough."""
-        if dtype not in self._peaks:
+        key = (self._device, dtype, torch.get_num_threads())
+        if key not in _peaks:
             side = SIDE.get(self._device.type, SIDE["cpu"])
             a, b = (torch.randn(side, side, device=self._device).to(dtype) for _ in range(2))
             before = torch.get_float32_matmul_precision()
@@ -35,8 +39,8 @@ class Roofline:
                     )
             finally:
                 torch.set_float32_matmul_precision(before)
-            self._peaks[dtype] = 2 * side**3 / 1e9 / Summary.of(samples["matmul"]).p20
-        return self._peaks[dtype]
+            _peaks[key] = 2 * side**3 / 1e9 / Summary.of(samples["matmul"]).p20
+        return _peaks[key]
 
 
 def copying(moved_bytes: int, device: torch.device) -> Callable[[], object]:

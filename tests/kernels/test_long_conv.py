@@ -8,6 +8,7 @@ import torch
 
 from kernels.long_conv import long_conv
 from kernels.long_conv.eager import fast_size
+from kernels.long_conv.monarch import factors, monarch_fft, monarch_ifft
 from kernels.tolerance import check, poisoned
 
 B, D = 2, 3
@@ -40,11 +41,15 @@ def taps_of(n):
 CASES = [(n, *taps) for n in (1, 2, 63, 100, 257) for taps in taps_of(n)]
 
 
+FORMS = pytest.mark.parametrize("backend", ["eager", "monarch"])
+
+
+@FORMS
 @pytest.mark.parametrize("n,taps,reverse_taps", CASES)
-def test_eager_is_the_toeplitz_product(n, taps, reverse_taps):
+def test_is_the_toeplitz_product(n, taps, reverse_taps, backend):
     tensors = arguments(n, taps, reverse_taps)
     with poisoned():
-        actual = results("eager", tensors)
+        actual = results(backend, tensors)
     for x, y in zip(actual, results("reference", tensors), strict=True):
         torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-11 * max(n, 1))
 
@@ -65,29 +70,31 @@ def test_reference_is_the_sum():
     torch.testing.assert_close(y, expected)
 
 
+@FORMS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_close_to_the_truth(dtype):
-    def run(backend):
-        return lambda **x: long_conv(**x, backend=backend)
+def test_close_to_the_truth(dtype, backend):
+    def run(name):
+        return lambda **x: long_conv(**x, backend=name)
 
     tensors = arguments(257, 257, 257)
     if dtype == torch.bfloat16:
         # outputs in half precision, computed in fp32
         tensors = {name: x.bfloat16().float() for name, x in tensors.items()}
-        y = long_conv(**{name: x.bfloat16() for name, x in tensors.items()}, backend="eager")
-        expected = long_conv(**tensors, backend="eager")
+        y = long_conv(**{name: x.bfloat16() for name, x in tensors.items()}, backend=backend)
+        expected = long_conv(**tensors, backend=backend)
         torch.testing.assert_close(y, expected.bfloat16(), rtol=1e-2, atol=2e-2)
     else:
-        check(run("eager"), run("reference"), tensors, dtype=dtype)
+        check(run(backend), run("reference"), tensors, dtype=dtype)
 
 
+@FORMS
 @pytest.mark.parametrize("reverse_taps", [0, 4])
-def test_gradcheck(reverse_taps):
+def test_gradcheck(reverse_taps, backend):
     tensors = arguments(7, 5, reverse_taps)
     leaves = [x.clone().requires_grad_() for x in tensors.values()]
 
     def function(*values):
-        return long_conv(**dict(zip(tensors, values, strict=True)), backend="eager")
+        return long_conv(**dict(zip(tensors, values, strict=True)), backend=backend)
 
     assert torch.autograd.gradcheck(function, leaves)
 
@@ -113,6 +120,18 @@ def test_fast_sizes():
         assert rest == 1
     # not simply the next power of two
     assert fast_size(2 * 257 - 1) == 540
+
+
+@pytest.mark.parametrize("size", [2, 6, 12, 100, 540, 1024])
+def test_monarch_fft_is_the_fft(size):
+    """Both Fourier matrices and the twiddles between them, at every frequency."""
+    x = drawn(B, D, size, seed=0)
+    p, q = factors(size)
+    spectrum = monarch_fft(x)
+    # row k, column l holds frequency k + P l
+    torch.testing.assert_close(spectrum.mT.flatten(-2), torch.fft.fft(x), rtol=1e-11, atol=1e-11)
+    assert spectrum.shape == (B, D, p, q) and p <= q and p * q == size
+    torch.testing.assert_close(monarch_ifft(spectrum), x, rtol=1e-11, atol=1e-12)
 
 
 def test_inputs_need_not_be_contiguous():

@@ -63,11 +63,15 @@ def test_model_preset_is_named_after_itself(model):
 @pytest.mark.parametrize("model", presets.models())
 def test_every_knob_can_be_overridden_without_a_plus(model):
     before = presets.compose(f"model={model}")
-    for group in ("mixer", "block", "backbone"):
-        for knob in before[group]:
-            if knob != "_target_":
-                after = presets.compose(f"model={model}", f"{group}.{knob}=123456")
-                assert after[group][knob] == 123456, f"{group}.{knob}"
+    knobs = [
+        (group, knob)
+        for group in ("mixer", "block", "backbone")
+        for knob in before[group]
+        if knob != "_target_"
+    ]
+    after = presets.compose(f"model={model}", *(f"{group}.{knob}=123456" for group, knob in knobs))
+    for group, knob in knobs:
+        assert after[group][knob] == 123456, f"{group}.{knob}"
 
 
 def test_every_other_value_can_be_overridden_without_a_plus():
@@ -230,14 +234,14 @@ def test_custom_without_a_class_is_refused(overrides):
 
 def test_knobs_are_those_of_the_chosen_mixer():
     """The nearest knob comes from the model on the command line, not from the default one."""
-    with_knobs = [
-        (model, str(knob))
+    # one with a long name of each model that has any
+    with_knobs = {
+        model: str(knob)
         for model in presets.models()
         for knob in presets.compose(f"model={model}").mixer
         if knob != "_target_" and len(knob) > 5
-    ]
-    if not with_knobs:
-        pytest.skip("no model has a knob with a long name")
-    for model, knob in with_knobs:
+    }
+    assert len(with_knobs) > 10
+    for model, knob in with_knobs.items():
         with pytest.raises(UserError, match=f"did you mean 'mixer.{knob}'"):
             presets.compose(f"model={model}", f"mixer.{knob}x=1")

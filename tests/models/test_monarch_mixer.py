@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from kernels.dispatch import prefer, record
 from models.blocks.monarch import BlockDiagonalLinear, MonarchBlock
 from models.mixers.conv.monarch_mixer import MonarchMixer
 from models.spec import LayerSpec
@@ -51,6 +52,15 @@ def test_equals_toeplitz_matrices_on_both_sides(causal, residual, n):
         matrix = both_sides(mixer.residual_filter, ways, n)
         y = y + torch.einsum("ijd,bjd->bid", matrix, x)
     torch.testing.assert_close(mixer(x), mixer.out(y))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_equals_itself_by_monarch_products(causal):
+    mixer, x = made(causal), inputs(13)
+    with record() as log, prefer({"long_conv": "monarch"}):
+        y = mixer(x)
+    assert log["long_conv"].backend == "monarch"
+    torch.testing.assert_close(y, mixer(x))
 
 
 @pytest.mark.parametrize("causal", [False, True])

@@ -41,7 +41,7 @@ class MonarchMixer(Mixer):
         bidirectional=True,
         ops=("short_conv", "long_conv"),
         deviations=(
-            "convolutions use the FFT of torch, which Monarch matrices compute by products",
+            "convolutions use torch's FFT; backend={long_conv: monarch} uses Monarch products",
             "position features of the filters are fixed, where the authors' code trains them, too",
             "filters have the learning rate and weight decay of the model, not ones of their own",
             "not causal: filters of both sides are channels of one network, each with its window",

@@ -9,7 +9,7 @@ from kernels.linear_attention import linear_attention
 from kernels.linear_attention.feature_map import EluPlusOne, Identity, PositiveRandom, Relu
 from kernels.tolerance import check, poisoned
 
-B, H, K, V, M = 2, 2, 6, 5, 9
+B, K, V, M = 2, 6, 5, 9
 
 
 def drawn(*shape, seed=0):
@@ -55,18 +55,20 @@ def call(backend, q, k, v, log_decay=None, s=None, z=None, **kwargs):
     return y, s, z
 
 
-def arguments(case, n, m=None, *, masked=False, state=False):
+def arguments(case, n, m=None, *, heads=1, masked=False, state=False):
     case, m = dict(CASES[case]), m or n
     decay, width = case.pop("decay", None), case["feature_map"].width(K)
     tensors = {
-        "q": drawn(B, H, n, K), "k": drawn(B, H, m, K, seed=1), "v": drawn(B, H, m, V, seed=2)
-    }  # fmt: skip
+        "q": drawn(B, heads, n, K),
+        "k": drawn(B, heads, m, K, seed=1),
+        "v": drawn(B, heads, m, V, seed=2),
+    }
     if decay:
-        tensors["log_decay"] = mixed_decay(B, H, m, *([width] if decay == "channel" else []))
+        tensors["log_decay"] = mixed_decay(B, heads, m, *([width] if decay == "channel" else []))
     if state:
-        tensors["s"] = drawn(B, H, width, V, seed=8)
+        tensors["s"] = drawn(B, heads, width, V, seed=8)
         if case.get("normalise", True):
-            tensors["z"] = drawn(B, H, width, seed=9).abs() + 1
+            tensors["z"] = drawn(B, heads, width, seed=9).abs() + 1
     return tensors, case | {"key_mask": holes(m) if masked else None}
 
 
@@ -78,7 +80,7 @@ def held(case, n, m=None, dtype=torch.float32, **kwargs):
 
 @pytest.mark.parametrize("case", CASES)
 def test_ragged_and_masked(case):
-    held(case, 70, masked=True, state=True)
+    held(case, 70, heads=2, masked=True, state=True)
 
 
 @pytest.mark.parametrize(

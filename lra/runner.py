@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from kernels.dispatch import all_ops
@@ -36,6 +37,14 @@ def run_cell(config: RunConfig, *, on_cell: Callable[[Cell], Any]) -> Outcome | 
             row says too.
     """
     fabric = make_fabric(config)
+    outcome = _outcome(config, fabric, on_cell)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        # its threads would be running still when the interpreter ends, which may abort the process
+        torch.distributed.destroy_process_group()
+    return outcome
+
+
+def _outcome(config: RunConfig, fabric: Fabric, on_cell: Callable[[Cell], Any]) -> Outcome | None:
     stopping = Stopping(deferring=fabric.world_size > 1)
     with stopping.listening():
         saved = load_model(config.checkpoint) if config.checkpoint else None

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lra.errors import CellFailed
+from lra.limits import limit_memory
 
 # tasks that train nothing
 BENCHMARKS = {"kernels": "lra.kernel_bench.main", "lengths": "lra.lengths.main"}
@@ -45,6 +46,7 @@ def run_here(cfg: DictConfig, changed: list[str], on_cell: Any = lambda cell: No
 
     # wrong input must be said before torch is imported
     config = load(cfg, changed)
+    limit_memory(config.limits.memory_gib)
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # of several processes the first speaks
     first = os.environ.get("RANK", "0") == "0"

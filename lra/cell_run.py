@@ -226,7 +226,7 @@ class CellRun:
         self.row = replace(self.row, test_acc=score.acc, n_test=score.n)
         if self.saved is None:
             self._measure(trainer)
-        self.row = replace(self.row, status="ok", reason=None)
+        self.row = replace(self.row, status="ok")
 
     def _train_and_test(self, tracker: Tracker) -> tuple[Trainer, Score]:
         limit = self.config.limits.time_s
@@ -266,6 +266,9 @@ class CellRun:
         """Time, memory and FLOPs of a step on fresh batches, with the device to itself."""
         recipe, spec, train = self.config.recipe, self.task.spec, self.splits["train"]
         if self.fabric.world_size > 1:
+            # each waits for the others: no time of one of them is that of a step
+            reason = "time, memory and FLOPs are measured in a run of one process"
+            self.row = replace(self.row, reason=reason)
             return
         steps, updates = itertools.count(recipe.steps), itertools.count(recipe.steps)
 

@@ -18,7 +18,7 @@ from models.model import Model
 from models.spec import LayerSpec, ModelSpec
 
 # what of a command line departs from the rules of a protocol; a mixer's knobs have a column
-CHANGES = ("recipe.", "block.", "backbone.", "bidirectional=")
+CHANGES = ("recipe.", "recipe=", "protocol.", "block.", "backbone.", "bidirectional=")
 
 
 def model_spec(recipe: Recipe, task: TaskSpec, *, two_way: bool) -> ModelSpec:
@@ -103,9 +103,9 @@ def n_params(model: torch.nn.Module) -> int:
 
 def departures(changed: Sequence[str], of: tuple[str, ...], *, apart: tuple[str, ...]) -> str:
     """The overrides that begin like one of ``of`` and like none of ``apart``, and the experiments
-    that change a cell, sorted."""
+    that change a cell, sorted; ``++recipe.steps=3`` is ``recipe.steps=3``."""
     kept = [
-        item for item in changed
+        item for item in (written.lstrip("+~") for written in changed)
         if item.startswith(of) and not item.startswith(apart)
         or item.startswith("experiment=") and alters(item.partition("=")[2])
     ]  # fmt: skip

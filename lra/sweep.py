@@ -7,7 +7,6 @@ import json
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from lra.app import run_here, set_up_logging
 from lra.config import model_name
 from lra.errors import CellFailed, UserError
+from lra.limits import limit_memory
 from lra.resolvers import checkout, from_checkout, register
 from lra.sweep_clock import place
 
@@ -88,11 +88,16 @@ def _go_on(
         store = Store(results, f"kernels_{cfg.op.name}", KernelRow)
     else:
         return end
-    before: dict[str, str] | None = None
+    before: tuple[str, str] | None = None
     cfg = cfg.copy()
     # what is finished by now must not be forgotten again
     cfg.rerun = False
-    while not end[1] and (death := store.died_at()) not in (None, before):
+    while (note := store.died_at()) and (death := (note["case"], note["who"])) != before:
+        code, killed, _ = end
+        if code < 0 or killed:
+            store.explain(*_cause(-code, killed))
+        if killed:
+            break
         before, end = death, _run(cfg, changed)
     return end
 
@@ -140,17 +145,21 @@ def _record_death(told: str, number: int, timeout: bool) -> None:
     if cell is None:
         return
     status: Any
-    if timeout:
-        status, reason = "timeout", "did not end in time and was killed"
-    elif number == signal.SIGKILL:
-        status, reason = "oom", "killed by the system, most likely for want of memory"
-    else:
-        status, reason = "error", f"killed by {signal.Signals(number).name}"
+    status, reason = _cause(number, timeout)
     with cell.alone():
         row = cell.row()
         # another process may have finished the cell meanwhile
         if row is not None and row.status == "interrupted":
             cell.write_row(replace(row, status=status, reason=reason))
+
+
+def _cause(number: int, timeout: bool) -> tuple[str, str]:
+    """Status and reason of a process that a signal ended."""
+    if timeout:
+        return "timeout", "did not end in time and was killed"
+    if number == signal.SIGKILL:
+        return "oom", "killed by the system, most likely for want of memory"
+    return "error", f"killed by {signal.Signals(number).name}"
 
 
 def _environment() -> dict[str, str]:
@@ -164,7 +173,7 @@ def child(row_fd: int, parent: int) -> int:
     register()
     order = json.load(sys.stdin)
     cfg = OmegaConf.create(order["cfg"])
-    _limit_memory(cfg.limits.memory_gib)
+    limit_memory(cfg.limits.memory_gib)
     with os.fdopen(row_fd, "w") as file:
 
         def tell(cell: "Cell") -> None:
@@ -191,16 +200,6 @@ def _die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _limit_memory(gib: float | None) -> None:
-    """Above the limit an allocation fails, which ends as ``oom``."""
-    if gib is None:
-        gib = 0.9 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    limit, (_, hard) = int(gib * 2**30), resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def make(
     """
     names = (only,) if only else NAMES
     kernel_rows = _rows(results, KernelRow, device, only, OF_KERNELS)
-    length_rows = _rows(results, LengthRow, device, only, OF_LENGTHS)
+    length_rows = _of_protocol(_rows(results, LengthRow, device, only, OF_LENGTHS), protocol, only)
     if device is not None and only is None:
         check_device(results, device)
     groups: list[Group] = []
@@ -102,6 +102,18 @@ def _rows(
     if only is not None and only not in names:
         return []
     return load_rows(results, row_type, device, needed=only is not None)
+
+
+def _of_protocol(rows: list[LengthRow], protocol: str | None, only: str | None) -> list[LengthRow]:
+    """Rows of that protocol.
+
+    Raises:
+        UserError: only a figure of lengths is made, and no length has that protocol.
+    """
+    kept = [row for row in rows if protocol in (None, row.protocol)]
+    if rows and not kept and only is not None:
+        raise nearest(str(protocol), {row.protocol for row in rows}, kind="protocol")
+    return kept
 
 
 def _of_runs(

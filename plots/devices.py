@@ -8,15 +8,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lra.results.csv_io import write_text
 from lra.results.schema import KernelRow
 from plots.kernel_entries import PASSES, Setting, figures, setting
 from plots.kernels import doubtful
 from plots.length_panels import draw
 from plots.lines import Line, Panel, Point
-from plots.rows import by_device
+from plots.rows import by_device, threads
 from plots.style import FAMILY_COLOURS, backend_look, save, style
-from plots.tables import MISSING, Table, csv_text, markdown
+from plots.tables import MISSING, Table, write_tables
 
 CSV_COLUMNS = (
     "op", "options", "dtype", "pass", "batch", "heads", "head_dim", "length", "backend", "fastest",
@@ -57,15 +56,12 @@ def compared(rows: Sequence[KernelRow]) -> Comparison | None:
 
 
 def write(rows: Sequence[KernelRow], out: Path) -> list[Path]:
-    """``devices`` as .md and .csv, and ``devices_<op>_<dtype>`` as .png and .svg; nothing where no
-    two devices have timed the same."""
+    """``devices`` as .md, .tex and .csv, and ``devices_<op>_<dtype>`` as .png and .svg; nothing
+    where no two devices have timed the same."""
     comparison = compared(rows)
     if comparison is None:
         return []
-    written = [
-        write_text(out / "devices.md", markdown(tables(comparison))),
-        write_text(out / "devices.csv", csv_text(CSV_COLUMNS, records(comparison))),
-    ]
+    written = write_tables(out / "devices", tables(comparison), CSV_COLUMNS, records(comparison))
     for name, settings in figures(dict.fromkeys(key for key, _ in comparison.rows)).items():
         with style():
             written += save(chart(comparison, settings), out / f"devices_{name}")
@@ -140,7 +136,13 @@ def chart(comparison: Comparison, settings: Sequence[Setting]) -> Figure:
     ]  # fmt: skip
     first = settings[0]
     title = f"{first.op}, {first.dtype}: devices compared"
-    conditions = f"{first.sizes}; fastest backend on each device, median and 20-80 % band"
+    shown = [row for by in comparison.rows.values() for rows in by.values() for row in rows]
+    counts = sorted({row.n_samples for row in shown if row.n_samples is not None})
+    n = f" of n = {counts[0]} to {counts[-1]} calls" if counts else ""
+    conditions = (
+        f"{first.sizes}; {threads(shown)}; fastest backend on each device, median and 20-80 % "
+        f"band{n}"
+    )
     return draw(title, conditions, panels, legend, [])
 
 

@@ -40,6 +40,11 @@ def reading(group: Group) -> list[str]:
             "left chance: seeds whose lower 95 % binomial bound is above every trivial rule."
         )
     notes.append("steps/s, peak MiB: medians over seeds of whole training steps.")
+    one_way = {entry.name for entry in group.entries if entry.first.causal}
+    if one_way and len(one_way) < len({entry.name for entry in group.entries}):
+        notes.append(
+            f"From left to right only, the others both ways: {', '.join(sorted(one_way))}."
+        )
     if any(entry.degenerate for entry in group.entries):
         notes.append("† dense softmax attention at this length and these knobs.")
     return notes

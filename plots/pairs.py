@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from lra.results.csv_io import write_text
 from lra.results.statistics import Difference, compare, rank_stability
 from plots.entries import TASK_TITLES, Entry, Group
-from plots.tables import MISSING, Table, csv_text, markdown
+from plots.tables import MISSING, Table, write_tables
 
 SIGNS = {"resolved": ("+", "−"), "not resolved": ("=", "="), "n too small": ("?", "?")}
 CSV_COLUMNS = (
@@ -17,7 +16,7 @@ CSV_COLUMNS = (
 
 
 def write(groups: Sequence[Group], out: Path) -> list[Path]:
-    """``pairs_<protocol>`` as .md and .csv in the folder of each device."""
+    """``pairs_<protocol>`` as .md, .tex and .csv in the folder of each device."""
     written = []
     for group in groups:
         found = {task: differences(group.of_task(task)) for task in group.tasks}
@@ -30,10 +29,7 @@ def write(groups: Sequence[Group], out: Path) -> list[Path]:
         path = group.folder(out) / f"pairs_{group.protocol}"
         tables = [matrix(group, task, pairs) for task, pairs in found.items() if pairs]
         if tables:
-            written.append(write_text(path.with_name(path.name + ".md"), markdown(tables)))
-            written.append(
-                write_text(path.with_name(path.name + ".csv"), csv_text(CSV_COLUMNS, records))
-            )
+            written += write_tables(path, tables, CSV_COLUMNS, records)
     return written
 
 

@@ -1,12 +1,15 @@
 """The table of the LRA paper's Table 2 kind: training steps a second and peak memory at 1K to 4K,
 relative to the Transformer, measured beside published."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lra.results.curves import median_error
 from lra.results.packs import device_slug
 from lra.results.published import reference
 from lra.results.schema import LengthRow, PublishedRow
+from plots.crossings import drift_in, noise
 from plots.length_entries import PASSES, Series, View
 from plots.length_notes import conditions, samples
 from plots.sources import Sources
@@ -97,16 +100,31 @@ def _table(
         cells = [one.name + " †" * _dense(view, one)]
         for k, n in lengths(view).items():
             row, base = _at(one, n), _at(_baseline(view, one), n)
-            times = ratio(row, base)
             cells += [
                 _value(row, value),
-                MISSING if times is None else f"{times:.2f}",
+                _times(ratio(row, base), within_noise(view, row, base) and ratio is faster),
                 _cited(sources, _relative(published, one.first.model, f"{metric}@{k}K")),
             ]
         rows.append(cells)
     what = "Training steps a second" if metric == "steps_per_s" else "Peak memory of a step"
     title = f"{what} and multiples of the transformer's, {view.setting.sizes}"
     return Table(title, header, rows, [*_notes(view), *sources.notes()])
+
+
+def within_noise(view: View, mine: LengthRow | None, base: LengthRow | None) -> bool:
+    """Whether two times differ by no more than their 95 % interval, with the drift between cells
+    where that is known."""
+    if mine is None or base is None or mine is base:
+        return False
+    errors = [median_error(mine), median_error(base), drift_in(view)]
+    times = faster(mine, base)
+    return times is not None and abs(math.log(times)) < 1.96 * math.hypot(
+        *(e or 0.0 for e in errors)
+    )
+
+
+def _times(times: float | None, same: bool) -> str:
+    return MISSING if times is None else f"{times:.2f}" + " ≈" * same
 
 
 def _cited(sources: Sources, known: tuple[PublishedRow, float] | None) -> str:
@@ -121,7 +139,9 @@ def _notes(view: View) -> list[str]:
         "×: multiple of the transformer with fused attention (SDPA); published ×: multiple of "
         "the source's own Transformer, which materialises its scores, at its sizes and device.",
     ]
-    if not bases:
+    if bases:
+        notes.append(f"≈: not resolvable, the times differ by less than their noise. {noise(view)}")
+    else:
         notes.append("The transformer with fused attention was not measured: no multiples.")
     other = [o.name for o in shown if (b := _baseline(view, o)) and
              b.first.causal != o.first.causal]  # fmt: skip

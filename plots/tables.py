@@ -13,7 +13,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "±": r"$\pm$", "—": "---", "†": r"\dag{}", "<": r"$<$", ">": r"$>$", "|": r"\textbar{}",
-    "≥": r"$\ge$", "−": r"$-$", "×": r"$\times$", "·": r"$\cdot$",
+    "≥": r"$\ge$", "−": r"$-$", "×": r"$\times$", "≈": r"$\approx$", "·": r"$\cdot$",
 }  # fmt: skip
 
 

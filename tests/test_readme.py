@@ -16,23 +16,32 @@ SMALL = (
 
 
 def commands() -> list[str]:
-    """The lines of the README's bash blocks, chains taken apart, comments removed."""
+    """The lines of the README's bash blocks, chains taken apart, comments removed, and the whole
+    commands in its text; each once."""
     blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     parts = [part for line in lines for part in re.sub(r"\s+#.*", "", line).split(" && ")]
-    return [part.strip() for part in parts]
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    parts += re.findall(r"`(python [^`]+)`", text)
+    return list(dict.fromkeys(" ".join(part.split()) for part in parts))
 
 
 def smaller(command: str, folder: Path) -> list[str]:
     """The command's words, with what makes it small and keeps it out of the checkout."""
     # one or two of the models stand for all, one seed for three: each is a process of its own
-    for many, few in (("model=glob(*)", "model=glob(linf*)"), ("seed=0,1,2", "seed=0")):
+    for many, few in (
+        ("model=glob(*)", "model=glob(linf*)"),
+        ("op=glob(*)", "op=glob(merge*)"),
+        ("seed=0,1,2", "seed=0"),
+        ("experiment=three_seeds", "experiment=three_seeds model=linformer seed=0"),
+    ):
         command = command.replace(many, few)
     words = shlex.split(command)
     data, results = str(folder / "data"), str(folder / "results")
     if "task=kernels" in words:
         # one variant, and none of the backends that are compiled first, which takes half a minute
-        words += ["op.lengths=[64]", "op.dtypes=[float32]", "op.variants=[{causal: false}]"]
+        words += ["op.lengths=[64]", "op.dtypes=[float32]"]
+        words += ["op.variants=[{causal: false}]"] if "op=attention" in words else []
         words = [word for word in words if word != "backend=all"]
         words += ["backend=[reference,eager]"]
         words += [f"paths.results={results}"]

@@ -210,4 +210,4 @@ def _flat(x: Any) -> Any:
 
 
 def _bytes(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None else mask.to(torch.int8)
+    return None if mask is None else mask.to(torch.int8).contiguous()

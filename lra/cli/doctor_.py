@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 
 from lra.cli.main import console
+from lra.limits import machine_bytes
 
 if TYPE_CHECKING:
     from kernels.dispatch import Op
@@ -42,7 +43,7 @@ def machine() -> list[str]:
     from lra.results.fingerprint import cpu_name
 
     free_gib = shutil.disk_usage(checkout()).free / 2**30
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    memory_gib = machine_bytes() / 2**30
     if torch.cuda.is_available():
         gpu = f"GPU: {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     else:

@@ -17,9 +17,12 @@ from lra.conformance.probe import (
     raises,
 )
 from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype
+from lra.measurement.memory import tensors_in
 from models.block import Block
 from models.build import make, make_mixer
+from models.cache import KeyValueCache
 from models.mixer import Mixer
+from models.qkv import Decoding
 from models.spec import LayerSpec
 
 
@@ -103,8 +106,8 @@ def mixes(subject: Subject) -> None:
 
 
 def recurrent(subject: Subject) -> None:
-    """Token by token through ``step`` gives what the causal forward gives, with any positions; so
-    it does in the block of the preset."""
+    """Token by token through ``step`` gives what the causal forward gives, with any positions, from
+    a state that does not grow, or a key-value cache; so it does in the block of the preset."""
     if subject.level == "backbone":
         raise NotApplicable("decoding belongs to mixers and blocks")
     if not subject.card.recurrent:
@@ -119,12 +122,24 @@ def recurrent(subject: Subject) -> None:
 
 def _assert_decodes(told: str, system: System) -> None:
     x = inputs(2, MAX_LEN)
-    state, outputs = system.part.init_state(2), []
+    state, outputs, sizes = system.part.init_state(2), [], []
     for x_t in x.unbind(1):
         y_t, state = system.part.step(x_t, state)
         outputs.append(y_t)
+        sizes.append(sum(part.nbytes for part in tensors_in(state)))
     expected, _ = forward(system, x)
     assert_same(f"{told}, against the causal forward", torch.stack(outputs, 1), expected)
+    first, last = sizes[0], sizes[-1]
+    assert _has_cache(state) or first == last, (
+        f"{told}: the state of {first} bytes after one token grows to {last} after {len(sizes)}"
+    )
+
+
+def _has_cache(state: Any) -> bool:
+    """Whether a state holds keys and values of all tokens, by design."""
+    if isinstance(state, tuple):
+        return any(_has_cache(part) for part in state)
+    return isinstance(state.inner if isinstance(state, Decoding) else state, KeyValueCache)
 
 
 def _block(subject: Subject) -> System:

@@ -15,9 +15,11 @@ Every preset of `conf/model`, from its card and its conformance checks, as
 differs from the paper; `python -m lra list --family ssm --causal` filters.
 
 *time, memory*: growth of one layer in N, held by counting operations and live bytes at N, 2N and
-4N. *causal*: native (by construction), masked, or no. *decodes*: token by token with a state, equal
-to the parallel form. *exactness*: limits in which it equals another system, and the file that holds
-it to its equations. *checks*: passed / refused with a reason, because it cannot / not applicable.
+4N; in brackets the time of the causal form, where it is another. *causal*: native (by
+construction), masked, or no. *decodes*: token by token, equal to the parallel form, with a state
+that does not grow or a key-value cache. *exactness*: limits in which it equals another system, and
+the file that holds it to its equations. *checks*: passed / refused with a reason, because it cannot
+/ not applicable.
 
 | model | family | paper | time | memory | causal | both sides | decodes | exactness | checks |
 |---|---|---|---|---|---|---|---|---|---|
@@ -37,11 +39,16 @@ def _line(row: ModelRow, checks: Sequence[ConformanceRow]) -> str:
     proofs = [f"= {row.equals}"] if row.equals else []
     proofs += [f"[{name}](tests/models/{name})" for name in proofs_of(row.model)]
     cells = (
-        row.model, row.family.replace("_", " "), paper, row.time, row.memory, row.causality,
+        row.model, row.family, paper, times_of(row), row.memory, row.causality,
         "yes" if row.bidirectional else "no", "yes" if row.recurrent else "no",
         ", ".join(proofs), status,
     )  # fmt: skip
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def times_of(row: ModelRow) -> str:
+    """The time, and that of the causal form where it is another one."""
+    return f"{row.time} (causal: {row.causal_time})" if row.causal_time else row.time
 
 
 def proofs_of(model: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any
@@ -23,7 +23,7 @@ from lra.measurement.memory import out_of_memory, peak_memory_mib, reason_of
 from lra.measurement.roofline import copying
 from lra.measurement.timing import Summary, sample_ms
 from lra.results.schema import KernelRow
-from lra.results.store import Store
+from lra.results.store import Death, Store
 
 # compiling, tuning and building count to the first call of a backend
 FIRST_CALL_S = 600.0
@@ -75,11 +75,16 @@ class Bench:
         case: the shape.
         name: of the case, on record.
         frontier: of this variant and dtype, shorter lengths first.
-        killers: backends that killed an earlier process at this case.
+        killers: backends that ended an earlier process at this case, and how.
     """
 
     def __init__(
-        self, place: Workplace, case: Case, name: str, frontier: Frontier, killers: Sequence[str]
+        self,
+        place: Workplace,
+        case: Case,
+        name: str,
+        frontier: Frontier,
+        killers: Mapping[str, Death],
     ):
         self.place, self.case, self.name = place, case, name
         self.frontier = frontier
@@ -89,8 +94,8 @@ class Bench:
             for pass_ in place.config.passes
         }
         for entry in self.entries.values():
-            if {entry.backend, "truth"} & set(killers):
-                entry.end("error", "it ended the process (rerun=true tries it again)")
+            if how := killers.get(entry.backend) or killers.get("truth"):
+                entry.end(*how)
             else:
                 self._skip(entry)
         self.causal, self.key_length = False, case.length

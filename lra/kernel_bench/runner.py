@@ -4,7 +4,7 @@ import functools
 import inspect
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +26,7 @@ from lra.measurement.roofline import Roofline
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import KernelRow
 from lra.results.source import source_digest
-from lra.results.store import Finished, Store, case_id
+from lra.results.store import Death, Finished, Store, case_id
 
 # the code that can change a number
 CODE = ("kernels", "lra/kernel_bench", "lra/measurement")
@@ -134,7 +134,7 @@ class Runner(CaseRunner[Case]):
         for row in finished.rows:
             self._frontier(case).note(row, case.length)
 
-    def measure(self, case: Case, name: str, killers: Sequence[str]) -> Finished:
+    def measure(self, case: Case, name: str, killers: Mapping[str, Death]) -> Finished:
         place = Workplace(
             self.config, self.op, _function(self.op.name), self.make, self.backends, self.device,
             self._lock, self.store,

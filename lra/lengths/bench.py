@@ -2,7 +2,7 @@
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
@@ -24,7 +24,7 @@ from lra.measurement.lock import DeviceLock
 from lra.measurement.memory import out_of_memory, peak_memory_mib, predict_memory_mib, reason_of
 from lra.measurement.step import StepFns
 from lra.measurement.timing import sample_ms
-from lra.results.store import Store
+from lra.results.store import Death, Store
 
 INPUTS = 3  # different ones that the samples take in turn
 # compiling, tuning and filling a decoder's state count to the first call
@@ -50,7 +50,7 @@ class Bench:
         point: the length.
         name: of the point, on record.
         frontier: of this model, shorter lengths first.
-        killers: passes that killed an earlier process here.
+        killers: passes that ended an earlier process here, and how.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Bench:
         point: Point,
         name: str,
         frontier: Frontier,
-        killers: Sequence[str],
+        killers: Mapping[str, Death],
     ):
         self.place, self.point, self.name, self.frontier = place, point, name, frontier
         self.runs = {name: PassRun(pass_=name) for name in place.config.passes}
         self.subject: Subject | None = None
         self._calls: dict[str, Callable[[Inputs], object]] = {}
-        self._batch: Inputs | None = None
+        self._batches: Iterator[Inputs] = iter(())
         for run in self.runs.values():
-            if run.pass_ in killers:
-                run.end("error", "it ended the process (rerun=true tries it again)")
+            if how := killers.get(run.pass_):
+                run.end(*how)
 
     @property
     def alive(self) -> list[PassRun]:
@@ -113,8 +113,11 @@ class Bench:
         before = self._outputs(subject, subject.system, inputs)
         self._sample(step, inputs)
         after = self._outputs(subject, subject.system, inputs)
-        trained = self._outputs(subject, step.model, inputs[:1])
-        self._check_again(before, after, trained)
+        # what was timed has trained on: as the other with its parameters it must read the inputs
+        timed = self._outputs(subject, step.model, inputs)
+        subject.system.load_state_dict(step.model.state_dict())
+        same = self._outputs(subject, subject.system, inputs)
+        self._check_again(before, after, timed, same)
 
     # -- before ------------------------------------------------------------------------------
 
@@ -214,8 +217,10 @@ class Bench:
                 now = name
                 self.place.store.at_work(self.name, name)
                 step.model.train(name != "forward")
-                # another tensor each time, so that nothing can be remembered of it
-                self._batch = next(turns).cloned()
+                # another tensor each time, so that nothing can be remembered of it; a turn is one
+                # call on the CPU, many on CUDA
+                several = inputs if self.place.device.type == "cuda" else [next(turns)]
+                self._batches = cycle([one.cloned() for one in several])
 
             try:
                 with self.place.lock.exclusive():
@@ -235,8 +240,7 @@ class Bench:
             return
 
     def _timed(self, call: Callable[[Inputs], object]) -> object:
-        assert self._batch is not None
-        return call(self._batch)
+        return call(next(self._batches))
 
     # -- after -------------------------------------------------------------------------------
 
@@ -257,13 +261,15 @@ class Bench:
         self,
         before: list[Tensor] | None,
         after: list[Tensor] | None,
-        trained: list[Tensor] | None,
+        timed: list[Tensor] | None,
+        same: list[Tensor] | None,
     ) -> None:
-        """The same output as before the timing, another one for other inputs, and finite."""
+        """The same outputs as before the timing and as what was timed, others for other inputs, and
+        finite."""
         for run in self.alive:
-            if before is None or after is None or trained is None:
+            if before is None or after is None or timed is None or same is None:
                 run.notes.append("its outputs were not checked: they did not fit")
-            elif ended := trouble(before, after, trained):
+            elif ended := trouble(before, after, timed, same):
                 run.end(*ended)
 
     def _attempt(self, run: PassRun, work: Callable[[], None]) -> None:

@@ -36,15 +36,29 @@ class Frontier:
 
 
 def trouble(
-    before: list[Tensor], after: list[Tensor], trained: list[Tensor]
+    before: list[Tensor], after: list[Tensor], timed: list[Tensor], same: list[Tensor]
 ) -> tuple[str, str] | None:
-    """Status and reason where outputs are not what they must be."""
-    if not all(torch.isfinite(y).all() for y in (*after, *trained)):
+    """Status and reason where outputs are not what they must be.
+
+    Args:
+        before, after: of a system that was not timed, before and after the timing.
+        timed: of the one that was, which has trained on.
+        same: of the first one with the parameters of the other.
+    """
+    if not all(torch.isfinite(y).all() for y in (*after, *timed)):
         return "nan", "its output is not finite"
     if torch.equal(after[0], after[1]):
         return "error", "it gives the same output for other inputs"
-    # half precision rounds at 2^-8, and sums in another order
-    rtol, atol = (1e-3, 1e-5) if before[0].dtype == torch.float32 else (2e-2, 1e-2)
-    if not torch.allclose(before[0], after[0], rtol=rtol, atol=atol):
+    if _differ(before, after):
         return "error", "its output after timing is another one than before"
+    if _differ(same, timed):
+        return "error", "what was timed gives another output than what was not"
     return None
+
+
+def _differ(wanted: list[Tensor], found: list[Tensor]) -> bool:
+    # half precision rounds at 2^-8, and sums in another order
+    rtol, atol = (1e-3, 1e-5) if wanted[0].dtype == torch.float32 else (2e-2, 1e-2)
+    return not all(
+        torch.allclose(a, b, rtol=rtol, atol=atol) for a, b in zip(wanted, found, strict=True)
+    )

@@ -1,8 +1,7 @@
 """All lengths of one model on this device: finished ones are kept, the others measured."""
 
 import inspect
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import import_module
@@ -16,6 +15,7 @@ from lra.lengths.bench import Bench, Workplace
 from lra.lengths.config import LengthsConfig, Point
 from lra.lengths.outcome import Frontier, PassRun
 from lra.lengths.subject import AUTOCAST, DTYPES, card
+from lra.limits import machine_bytes
 from lra.measurement.cases import CaseRunner
 from lra.measurement.lock import DeviceLock
 from lra.measurement.roofline import TOO_FAST, Roofline
@@ -24,7 +24,7 @@ from lra.model import CHANGES, departures, family, mixer_knobs, n_params
 from lra.results.fingerprint import Fingerprint, fingerprint
 from lra.results.schema import LengthRow
 from lra.results.source import source_digest
-from lra.results.store import Finished, Store, case_id
+from lra.results.store import Death, Finished, Store, case_id
 from lra.runner import check_backend
 
 # the code that can change a number
@@ -112,7 +112,7 @@ class Runner(CaseRunner[Point]):
         if self.device.type == "cuda":
             total = torch.cuda.get_device_properties(self.device).total_memory
         else:
-            total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            total = machine_bytes()
         return MEMORY_SHARE * total / 2**20
 
     def estimate_s(self, case: Point) -> float:
@@ -126,7 +126,7 @@ class Runner(CaseRunner[Point]):
         for row in finished.rows:
             self._frontier.note(row, killed=row.pass_ in finished.killers)
 
-    def measure(self, case: Point, name: str, killers: Sequence[str]) -> Finished:
+    def measure(self, case: Point, name: str, killers: Mapping[str, Death]) -> Finished:
         place = Workplace(self.config, self.device, self._lock, self.store, self._capacity_mib())
         bench = Bench(place, case, name, self._frontier, killers)
         runs = bench.run()
@@ -164,10 +164,9 @@ class Runner(CaseRunner[Point]):
 
 def variant(config: LengthsConfig) -> str:
     """What departs from the protocol's recipe and the preset, beside the mixer's knobs."""
-    found = [item.lstrip("+") for item in config.run.changed]
     # those have columns of their own
     apart = ("recipe.precision=", "recipe.dim=", "recipe.depth=", "recipe.heads=")
-    return departures(found, (*CHANGES, "task.vocab="), apart=apart)
+    return departures(config.run.changed, (*CHANGES, "task.vocab="), apart=apart)
 
 
 def _measured(run: PassRun, tflop_per_s: float | None, device: str) -> dict[str, Any]:

@@ -4,13 +4,13 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Generic, TypeVar
 
 from lra.errors import CellFailed
 from lra.progress import progress
-from lra.results.store import Finished, Store
+from lra.results.store import Death, Finished, Store
 
 log = logging.getLogger(__name__)
 Case = TypeVar("Case")
@@ -45,8 +45,8 @@ class CaseRunner(ABC, Generic[Case]):
         """What is measured where, for the line that announces it."""
 
     @abstractmethod
-    def measure(self, case: Case, name: str, killers: Sequence[str]) -> Finished:
-        """Its rows and samples; what has killed a process before is left out."""
+    def measure(self, case: Case, name: str, killers: Mapping[str, Death]) -> Finished:
+        """Its rows and samples; what has ended a process before is left out."""
 
     @abstractmethod
     def note(self, case: Case, finished: Finished) -> None:
@@ -104,7 +104,7 @@ class CaseRunner(ABC, Generic[Case]):
 
     def _one(self, case: Case, name: str) -> Finished:
         before = self.store.read(name)
-        finished = self.measure(case, name, before.killers if before else ())
+        finished = self.measure(case, name, before.killers if before else {})
         self.store.write(name, finished)
         # only now: a death before the rows are written must not go unnoticed
         self.store.rest()

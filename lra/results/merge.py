@@ -33,7 +33,10 @@ def merge(files: Iterable[Path], into: Path) -> list[Path]:
     for file in files:
         table = table_of(file)
         row_type: type[Any] = TABLES[table]
-        for number, row in read_numbered(file, row_type):
+        rows = list(read_numbered(file, row_type))
+        if not rows:
+            raise UserError(f"{file}: has columns but no rows")
+        for number, row in rows:
             _check_publishable(file, number, row)
             path = pack_path(into, row.device, table)
             if path not in packs:
@@ -58,8 +61,12 @@ def table_of(file: Path) -> str:
 
 
 def _check_publishable(file: Path, number: int, row: Any) -> None:
-    if row.device is None:
-        raise UserError(f"{file}: row {number}, column 'device': is empty: a pack names its device")
+    for column in ("device", "versions", "date"):
+        if not getattr(row, column):
+            raise UserError(
+                f"{file}: row {number}, column '{column}': is empty: a pack names its device, "
+                "versions and date"
+            )
     if row.status == "interrupted":
         raise UserError(f"{file}: row {number}, column 'status': interrupted rows are no result")
 

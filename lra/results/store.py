@@ -27,18 +27,21 @@ log = logging.getLogger(__name__)
 
 # how a row can end for good; anything else is tried again by the same command
 FINISHED = ("ok", "oom", "timeout", "unsupported", "wrong", "nan")
+# how an attempt that ended its process is put on record: status and reason
+Death = tuple[str, str]
+UNKNOWN: Death = ("error", "it ended the process (rerun=true tries it again)")
 # what of a case is tried by itself, and left out after it has killed a process
 TRIED = {KernelRow: "backend", LengthRow: "pass_"}
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A case's rows, the samples in milliseconds by name, and what killed its process, which is not
-    tried again; ``truth`` among them: nothing is."""
+    """A case's rows, the samples in milliseconds by name, and what ended its process and how, which
+    is not tried again; ``truth`` among them: nothing is."""
 
     rows: Sequence[Any]
     samples: Mapping[str, Sequence[float]]
-    killers: Sequence[str] = field(default_factory=list)
+    killers: Mapping[str, Death] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -94,8 +97,9 @@ class Store:
         try:
             record = json.loads((self.folder / f"{case}.json").read_text())
             rows: list[Any] = [from_mapping(self.row_type, row) for row in record["rows"]]
-            return Finished(rows, record["samples"], record["killers"])
-        except (OSError, ValueError, TypeError, KeyError):
+            killers = {who: (status, reason) for who, (status, reason) in record["killers"].items()}
+            return Finished(rows, record["samples"], killers)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def write(self, case: str, finished: Finished) -> None:
@@ -107,7 +111,7 @@ class Store:
             for row in finished.rows
         ]
         record = {
-            "rows": rows, "samples": dict(finished.samples), "killers": list(finished.killers),
+            "rows": rows, "samples": dict(finished.samples), "killers": dict(finished.killers),
         }  # fmt: skip
         write_text(self.folder / f"{case}.json", json.dumps(record, indent=1))
 
@@ -138,9 +142,16 @@ class Store:
             return
         log.warning("'%(who)s' ended an earlier process: it is left out there", death)
         before = self.read(death["case"])
-        killers = [*(before.killers if before else ()), death["who"]]
+        how = (death.get("status", UNKNOWN[0]), death.get("reason", UNKNOWN[1]))
+        killers = {**(before.killers if before else {}), death["who"]: how}
         self.write(death["case"], Finished((), {}, killers))
         self.rest()
+
+    def explain(self, status: str, reason: str) -> None:
+        """Adds to what was at work how its process ended; its parent knows."""
+        if (death := self.died_at()) is not None:
+            note = {**death, "status": status, "reason": f"{reason} (rerun=true tries it again)"}
+            write_text(self._at_work, json.dumps(note))
 
     def forget(self, cases: Sequence[str]) -> None:
         """Nothing is on record of these cases any more."""

@@ -111,6 +111,14 @@ class ForgetsItsCache(Sound):
         return self.attend(q, k, v, None), state
 
 
+class GrowsItsState(SoundDecay):
+    """Right, but it keeps what it no longer needs."""
+
+    def step(self, x_t, state):
+        h, _ = super().step(x_t, state[-len(x_t) :])
+        return h, torch.cat([state, h])
+
+
 class DecodesAgainstItsCard(Sound):
     card = replace(CARD, recurrent=False)
 

@@ -34,6 +34,7 @@ FAULTS = [
     ("LooksBackOnly", "both_sides", "no output sees an input after it"),
     ("MixesNothing", "mixes", "no output sees another"),
     ("ForgetsItsCache", "recurrent", "against the causal forward"),
+    ("GrowsItsState", "recurrent", "grows to"),
     ("DecodesAgainstItsCard", "recurrent", "went through"),
     ("DropsItsState", "segments", "against the whole"),
     ("DoesNotRotate", "rotary", "changes nothing"),

@@ -1,5 +1,6 @@
 """The committed tables of cards and checks are those of the code as it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,13 @@ def test_models_md_is_what_the_tables_say():
     models = read_csv(MEASURED / "models.csv", ModelRow)
     checks = read_csv(MEASURED / "conformance.csv", ConformanceRow)
     assert (ROOT / "MODELS.md").read_text() == document(models, checks)
+
+
+def test_document_says_what_a_causal_form_takes_and_families_as_list_takes_them():
+    row = next(row for row in read_csv(MEASURED / "models.csv", ModelRow) if row.causal_time)
+    line = document([replace(row, family="low_rank", time="N d", causal_time="N^2 d")], [])
+    assert f"| {row.model} | low_rank |" in line and "| N d (causal: N^2 d) |" in line
+    assert "(causal:" not in document([replace(row, causal_time=None)], [])
 
 
 @pytest.mark.parametrize("model", presets())

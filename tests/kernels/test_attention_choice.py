@@ -64,6 +64,10 @@ def test_the_cpu_kernel_is_the_fused_one():
         ({"window": (-1, 3)}, r"window must .*\(-1, 3\)"),
         ({"key_mask": torch.ones(2, 9, dtype=torch.bool)}, r"key_mask .*\(2, 8\).*\(2, 9\)"),
         ({"key_mask": torch.ones(2, 8)}, r"key_mask must be bool.*float32"),
+        (
+            {"key_mask": torch.ones(2, 8, dtype=torch.bool, device="meta")},
+            "key_mask must be on cpu, got meta",
+        ),
         ({"dropout_p": 1.0}, "dropout_p"),
         ({"score": Score(bias=torch.zeros(2, 4, 8, 7))}, r"score.bias .*\(2, 4, 8, 7\)"),
         ({"score": Score(alibi=torch.zeros(3))}, r"score.alibi .*\(3,\)"),

@@ -161,6 +161,14 @@ def test_nan_shows():
         ({"w": torch.zeros(3, 5, dtype=torch.cfloat)}, "do not broadcast"),
         ({"w": torch.zeros(2, 4, dtype=torch.cfloat)}, "do not broadcast"),
         ({"v": torch.zeros(3, 4, dtype=torch.cdouble)}, "z is torch.complex64 on cpu, v is torch"),
+        (
+            {"z": torch.ones(8, dtype=torch.cfloat, device="meta")},
+            "z is torch.complex64 on meta, v is torch.complex64 on cpu",
+        ),
+        (
+            {"w": torch.zeros(3, 4, dtype=torch.cfloat, device="meta")},
+            "w is torch.complex64 on meta, v is torch.complex64 on cpu",
+        ),
         ({"backend": "eagre"}, "did you mean 'eager'"),
     ],
 )

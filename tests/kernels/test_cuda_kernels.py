@@ -114,6 +114,14 @@ def test_every_barrier_is_needed(op: str, line: int) -> None:
     assert caught, f"{op}: without the barrier of line {line} all is as before"
 
 
+def test_barriers_are_found() -> None:
+    """Of every source but WKV's, whose threads share nothing; none of another kind."""
+    for op in OPS:
+        source = module(op, "cuda").SOURCE
+        assert bool(barriers(source)) is (op != "wkv"), op
+        assert len(barriers(source)) == source.read_text().count("__sync"), op
+
+
 @pytest.mark.parametrize("length", LENGTHS)
 def test_selective_scan(length: int) -> None:
     with emulated():

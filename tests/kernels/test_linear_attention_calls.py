@@ -71,6 +71,9 @@ def test_missing_library_is_named():
         call("fla", **tensors, **rest)
 
 
+META = {"device": "meta", "dtype": torch.float64}
+
+
 def bad(**changes):
     tensors, rest = arguments("both", 8)
     rest.pop("key_mask")
@@ -92,6 +95,17 @@ def bad(**changes):
         ({"initial_state": (torch.zeros(2, 3, K, 4), None)}, r"initial_state\[0\] must be"),
         ({"initial_state": (torch.zeros(2, 3, K, V), None)}, r"initial_state\[1\] is None"),
         ({"feature_map": Relu(torch.zeros(M, K, requires_grad=True))}, "would get none"),
+        ({"k": torch.zeros(2, 3, 8, K, **META)}, "k is on meta, not on cpu"),
+        ({"v": torch.zeros(2, 3, 8, V, **META)}, "v is on meta, not on cpu"),
+        (
+            {"key_mask": torch.ones(2, 8, dtype=torch.bool, device="meta")},
+            "key_mask is on meta, not on cpu",
+        ),
+        (
+            {"causal": True, "log_decay": torch.zeros(2, 3, 8, device="meta")},
+            "log_decay is on meta",
+        ),
+        ({"initial_state": (torch.zeros(2, 3, K, V, **META), None)}, r"initial_state\[0\] is on"),
         ({"backend": "egaer"}, "did you mean 'eager'"),
     ],
 )

@@ -133,6 +133,10 @@ def test_autocast_changes_nothing():
         ({"log_a": torch.zeros(3, 5, dtype=torch.cfloat)}, "do not broadcast"),
         ({"log_a": torch.zeros(2, 4, dtype=torch.cfloat)}, "do not broadcast"),
         ({"c": torch.zeros(3, 4, dtype=torch.cdouble)}, "c is torch.complex128"),
+        (
+            {"log_a": torch.zeros(3, 4, dtype=torch.cfloat, device="meta")},
+            "c is torch.complex64 on cpu, log_a torch.complex64 on meta",
+        ),
         ({"backend": "eagre"}, "did you mean 'eager'"),
     ],
 )

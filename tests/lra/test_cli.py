@@ -108,6 +108,20 @@ def test_list_by_family_and_ability(said):
     assert "lru" in recurrent and "linformer" not in recurrent
 
 
+def test_list_takes_a_family_of_two_words_as_it_is_written_anywhere(said):
+    listed = said("list", "--family", "low_rank")
+    assert "linformer" in listed[1] and said("list", "--family", "low rank") == listed
+
+
+def test_list_says_the_time_of_a_causal_form_that_takes_another(said, monkeypatch):
+    # wide enough that no cell is folded
+    monkeypatch.setenv("COLUMNS", "250")
+    _, out, _ = said("list", "--family", "sparse", "--causal")
+    (line,) = [line for line in out.splitlines() if "transformer_ls" in line]
+    time = "N window d + N num_landmarks d (causal: N window d + N^2 chunk_rank d)"
+    assert time in line and out.count("(causal: ") == 1
+
+
 def test_show_prints_card_and_knobs(said, tmp_path):
     code, out, _ = said("show", "performer", "--results", tmp_path)
     assert code == 0

@@ -47,6 +47,7 @@ def test_two_processes_give_the_losses_of_one(fork, command, built_data, tmp_pat
         assert found == pytest.approx(expected, rel=1e-5), column
     rows = [json.loads((folder / "row.json").read_text()) for folder in folders]
     assert rows[1]["status"] == "ok"
+    assert rows[1]["reason"] == "time, memory and FLOPs are measured in a run of one process"
     for column in ("test_acc", "val_acc", "n_test", "steps", "n_params", "batch"):
         assert rows[1][column] == pytest.approx(rows[0][column]), column
     # an own cell: sums in another order are other bits

@@ -104,6 +104,20 @@ def test_killed_three_times_it_ends_bit_identical(fork, tmp_path, unbroken):
     left(tmp_path).assert_same(unbroken)
 
 
+def test_features_that_are_redrawn_are_those_of_an_unbroken_run(fork, tmp_path):
+    """New ones every second step: the generator that draws them goes on, too."""
+
+    def words(name: str) -> list[str]:
+        tiny = fork.tiny(tmp_path / name, "model=performer", "mixer.redraw_interval=2")
+        own = ("model=custom", "mixer._target_")
+        return [word for word in tiny if not word.startswith(own)]
+
+    assert fork(*words("unbroken")).code == 0
+    assert fork(*words("killed"), at="step", count=4).code == -9
+    assert fork(*words("killed")).code == 0
+    left(tmp_path / "killed").assert_same(left(tmp_path / "unbroken"))
+
+
 @pytest.mark.parametrize("at", ["building data", "finishing data"])
 def test_killed_while_data_is_built(fork, tmp_path, unbroken, at):
     data, results = tmp_path / "data", tmp_path / "results"

@@ -51,6 +51,19 @@ def test_a_backend_that_killed_a_process_is_left_out(toy):
     assert "worn out" in forced["late", 4, "forward"].reason
 
 
+def test_a_parent_says_how_a_process_ended(toy):
+    config = toy("eager", "late", lengths={"cpu": [4]})
+    runner = Runner(config)
+    store = Store(config.results, "kernels_toy", KernelRow)
+    store.folder.mkdir(parents=True)
+    store.explain("oom", "nothing was at work")
+    assert store.died_at() is None
+    store.at_work(runner.name_of(runner.cases[0]), "late")
+    store.explain("timeout", "did not end in time and was killed")
+    row = ends(runner.run())["late", 4, "forward"]
+    assert row.status == "timeout" and row.reason.startswith("did not end in time and was killed")
+
+
 def test_only_a_death_leaves_a_note(toy):
     config = toy("eager")
     store = Store(config.results, "kernels_toy", KernelRow)

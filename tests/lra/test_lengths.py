@@ -164,7 +164,8 @@ def test_a_pass_that_kills_its_process_costs_that_pass_only(command, tmp_path):
     assert {name for name, status in rows.items() if status == "ok"} == {
         (16, "forward"), (16, "forward_backward"), (16, "step"), (32, "forward"),
     }  # fmt: skip
-    assert rows[32, "step"] == rows[32, "forward_backward"] == "error"
+    # its parent knows how it ended
+    assert rows[32, "step"] == rows[32, "forward_backward"] == "oom"
 
 
 # -- trust -----------------------------------------------------------------------------------------
@@ -172,7 +173,11 @@ def test_a_pass_that_kills_its_process_costs_that_pass_only(command, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "status", "reason"),
-    [("Deaf", "error", "same output for other inputs"), ("NotANumber", "nan", "not finite")],
+    [
+        ("Deaf", "error", "same output for other inputs"),
+        ("NotANumber", "nan", "not finite"),
+        ("Tires", "error", "what was timed gives another output"),
+    ],
 )
 def test_what_computes_nothing_is_not_fast(tmp_path, name, status, reason):
     rows = measured(tmp_path, *own(name), "task.level=mixer")

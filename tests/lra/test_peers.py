@@ -103,3 +103,17 @@ def test_our_side_builds_with_its_knobs(name):
     assert mixer.causal == peer.causal and mixer.training
     x = torch.randn(1, 130, 16)
     assert mixer(x, torch.ones(1, 130, dtype=torch.bool)).shape == x.shape
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_public_side_builds_and_keeps_the_shape(name):
+    peer = PEERS[name]
+    found = pytest.importorskip(peer.module, exc_type=ImportError)
+    if not hasattr(found, peer.attribute):
+        pytest.skip(f"'{peer.module}' is another package")
+    # two of the buckets and blocks of 64, and keys enough for 128 slots
+    theirs = peer.build(Size(dim=16, heads=2, length=128)).eval()
+    x = torch.randn(2, 128, 16)
+    mask = None if peer.mask is None else (torch.arange(128) < 112).expand(2, -1)
+    with torch.no_grad():
+        assert peer.call(theirs, x, mask).shape == x.shape

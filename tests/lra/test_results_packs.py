@@ -31,6 +31,7 @@ ROW = RunRow(
     status="ok",
     test_acc=0.25,
     device="Some CPU @ 2.0GHz",
+    versions="torch=2.13.0",
     date="2026-01-01T00:00:00",
 )
 LENGTH = LengthRow(
@@ -49,6 +50,8 @@ LENGTH = LengthRow(
     pass_="forward",
     status="ok",
     device="Some CPU @ 2.0GHz",
+    versions="torch=2.13.0",
+    date="2026-01-01",
 )
 PACK = "measured/some-cpu-2.0ghz/runs.csv"
 
@@ -198,6 +201,7 @@ def test_merge_tells_tables_apart_by_their_columns(tmp_path):
     kernel = KernelRow(
         op="attention", backend="sdpa", batch=1, heads=1, length=8, key_length=8, head_dim=4,
         causal=False, window=None, dtype="float32", pass_="forward", status="ok", device="d",
+        versions="torch=2.13.0", date="2026-01-01",
     )  # fmt: skip
     file = write_csv(tmp_path / "runs.csv", [kernel], KernelRow)
     assert merge([file], tmp_path) == [tmp_path / "measured/d/kernels.csv"]
@@ -209,6 +213,8 @@ def test_merge_tells_tables_apart_by_their_columns(tmp_path):
         ({"test_acc": 0.5}, "row 3, column 'test_acc': 0.5 contradicts 0.25 of the same experim"),
         ({"cell": "c7"}, r"row 3, column 'cell': 'c7' contradicts 'c0' .*\(cell c0\)"),
         ({"cell": "n", "seed": 1, "device": None}, "row 3, column 'device': is empty"),
+        ({"cell": "n", "seed": 1, "versions": None}, "row 3, column 'versions': is empty"),
+        ({"cell": "n", "seed": 1, "date": None}, "row 3, column 'date': is empty"),
         ({"cell": "n", "seed": 1, "status": "interrupted"}, "row 3, column 'status': interrupted"),
     ],
 )
@@ -231,4 +237,7 @@ def test_merge_refuses_missing_columns_and_foreign_files(tmp_path):
         merge([file], tmp_path)
     file.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="theirs.csv: row 1: none of its columns"):
+        merge([file], tmp_path)
+    write_csv(file, [], RunRow)
+    with pytest.raises(UserError, match="theirs.csv: has columns but no rows"):
         merge([file], tmp_path)

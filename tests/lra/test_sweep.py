@@ -153,6 +153,7 @@ def test_no_child_outlives_a_killed_sweep(fork, command, tmp_path, built_data, l
         "recipe.eval_every=300",
     )  # fmt: skip
     n_cells = 1 if launcher == "basic" else 2
+    words = [sys.executable, RUN, "-m", *line, "seed=0,1", f"hydra/launcher={launcher}"]
     log, steps = tmp_path / "log", tmp_path / "steps"
     steps.write_text("")
 
@@ -162,7 +163,7 @@ def test_no_child_outlives_a_killed_sweep(fork, command, tmp_path, built_data, l
 
     with log.open("w") as file:
         parent = subprocess.Popen(
-            [sys.executable, RUN, "-m", *line, "seed=0,1", f"hydra/launcher={launcher}"],
+            words,
             stdout=file, stderr=file, env={**os.environ, "SLOW_LOG": str(steps)},
         )  # fmt: skip
     try:
@@ -177,9 +178,11 @@ def test_no_child_outlives_a_killed_sweep(fork, command, tmp_path, built_data, l
     found = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*/row.json")]
     assert len(found) == n_cells, log.read_text()
     assert {(row["status"], row["reason"]) for row in found} == {("interrupted", "by SIGTERM")}
-    again = command(RUN, *line, env={**os.environ, "SLOW_S": "0"})
+    again = command(*words[1:], env={**os.environ, "SLOW_S": "0"})
     assert again.returncode == 0, again.stderr
-    assert "resumed at step" in again.stderr
+    assert again.stderr.count("resumed at step") == n_cells
+    found = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*/row.json")]
+    assert [(row["status"], row["steps"]) for row in found] == [("ok", 300)] * 2
 
 
 # -- the parts, without processes that take seconds --------------------------------------------

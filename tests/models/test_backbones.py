@@ -1,6 +1,5 @@
 """Whole-model systems that host any mixer: what each is in its limits."""
 
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,7 +9,6 @@ from kernels.errors import Unsupported
 from models.backbones.encoder import Encoder
 from models.backbones.funnel_transformer import FunnelTransformer, even_parts, halved
 from models.backbones.perceiver import Perceiver
-from models.backbones.transformer_xl import TransformerXL
 from models.backbones.universal_transformer import UniversalTransformer
 from models.blocks.residual import ResidualBlock
 from models.build import build_model, make_mixer
@@ -19,19 +17,16 @@ from models.spec import LayerSpec, ModelSpec
 
 DIM = 8
 DENSE = {"_target_": "models.mixers.exact.transformer.Transformer"}
-RELATIVE = {"_target_": "models.mixers.exact.relative_attention.RelativeAttention"}
 PERFORMER = {"_target_": "models.mixers.linear.performer.Performer", "nb_features": 16}
 WINDOW = {"_target_": "models.mixers.sparse.sliding_window_attention.SlidingWindowAttention"}
 BLOCK = {"_target_": "models.blocks.residual.ResidualBlock"}
 
 
-def made(kind, mixer=DENSE, spec=None, **knobs):
+def made(kind, spec=None, **knobs):
     torch.manual_seed(0)
     values = {"dim": DIM, "heads": 2, "max_len": 32, "causal": False, "depth": 2, "ffn_dim": 16}
     layer = LayerSpec(**values | (spec or {}))
-    block = lambda s: ResidualBlock(s, partial(make_mixer, mixer))  # noqa: E731
-    if kind is TransformerXL:
-        layer = replace(layer, causal=True)
+    block = lambda s: ResidualBlock(s, partial(make_mixer, DENSE))  # noqa: E731
     return kind(layer, block, **knobs).double().eval()
 
 
@@ -205,77 +200,19 @@ def test_positions_reach_the_latents():
     assert not torch.allclose(model(x.flip(1), real(x))[0], model(x, real(x))[0])
 
 
-# -- transformer-xl ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mixer", [RELATIVE, DENSE])
-def test_one_segment_is_the_causal_encoder(mixer):
-    model, x = made(TransformerXL, mixer, seg_len=20, mem_len=0), inputs(13)
-    encoder = made(Encoder, mixer, {"causal": True})
-    names = {k.replace("layers.", "blocks."): v for k, v in model.state_dict().items()}
-    encoder.load_state_dict(names)
-    torch.testing.assert_close(model(x, real(x))[0], encoder(x, real(x))[0])
-
-
-@pytest.mark.parametrize(("seg_len", "mem_len"), [(4, 32), (5, 3), (1, 6)])
-def test_segments_are_one_long_pass_under_a_mask(seg_len, mem_len):
-    """Each query sees its own segment so far and the memory before it; forward there is no more."""
-    model, x = made(TransformerXL, RELATIVE, seg_len=seg_len, mem_len=mem_len), inputs(17)
-    i = torch.arange(17)
-    start = i // seg_len * seg_len
-    seen = (i <= i[:, None]) & (i >= (start - mem_len)[:, None])
-    h = x
-    for layer in model.layers:
-        mixer, inner = layer.mixer, layer.mixer_norm(h)
-        q, k, v, _ = mixer.project(inner)
-        scores = (q + mixer.content_bias) @ k.mT / 2 + mixer.distances(q, 17)
-        y = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ v
-        h = h + mixer.output(y.transpose(1, 2).flatten(2))
-        h = h + layer.ffn(layer.ffn_norm(h))
-    torch.testing.assert_close(model(x, real(x))[0], model.norm(h))
-
-
-def test_distances_equal_the_definition():
-    torch.manual_seed(0)
-    model = made(TransformerXL, RELATIVE)
-    mixer = model.layers[0].mixer
-    with torch.no_grad():
-        mixer.distance_bias.normal_()
-    q = torch.randn(2, 2, 3, 4, dtype=torch.float64)
-    found = mixer.distances(q, 5)
-    frequency = 10000.0 ** (-torch.arange(0, DIM, 2, dtype=torch.float64) / DIM)
-    for i in range(3):
-        for j in range(5):
-            angle = (i + 2 - j) * frequency
-            row = torch.stack([angle.sin(), angle.cos()], -1).flatten()
-            key = mixer.distance(row).unflatten(-1, (2, 4))
-            wanted = ((q[:, :, i] + mixer.distance_bias[:, 0]) * key).sum(-1) / 2
-            torch.testing.assert_close(found[:, :, i, j], wanted, rtol=1e-5, atol=1e-6)
-
-
-def test_all_layers_share_u_and_v():
-    model, x = made(TransformerXL, RELATIVE, seg_len=4, mem_len=4), inputs(9)
-    first, second = (layer.mixer for layer in model.layers)
-    assert first.content_bias is second.content_bias
-    assert first.distance_bias is second.distance_bias
-    assert first.query.weight is not second.query.weight
-    model(x, real(x))[0].sum().backward()
-    assert first.distance_bias.grad.abs().max() > 0
-
-
-def test_no_gradient_enters_the_memory():
-    model = made(TransformerXL, RELATIVE, {"depth": 1}, seg_len=4, mem_len=4)
-    x = inputs(8).requires_grad_()
-    model(x, real(x))[0][:, 4:].sum().backward()
-    assert x.grad[:, :4].abs().max() == 0 and x.grad[:, 4:].abs().max() > 0
-
-
 # -- hosting -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["funnel_transformer.FunnelTransformer", "perceiver.Perceiver"])
-def test_hosts_a_performer_and_refuses_a_mixer_without_cross(name):
-    backbone = {"_target_": f"models.backbones.{name}"}
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("funnel_transformer", "FunnelTransformer"),
+        ("perceiver", "Perceiver"),
+        ("transformer_xl", "TransformerXL"),
+    ],
+)
+def test_hosts_a_performer_and_refuses_a_mixer_without_cross(module, name):
+    backbone = {"_target_": f"models.backbones.{module}.{name}"}
     spec = ModelSpec(
         layer=LayerSpec(dim=DIM, heads=2, max_len=16, causal=False, depth=2, ffn_dim=16),
         kind="classify", classes=3, vocab=11, features=None, positions="sinusoidal",
@@ -284,10 +221,13 @@ def test_hosts_a_performer_and_refuses_a_mixer_without_cross(name):
     model = build_model(spec, backbone=backbone, layers=[(BLOCK, PERFORMER)])
     x = torch.randint(1, 11, (2, 16))
     assert model(x, torch.ones_like(x, dtype=torch.bool)).shape == (2, 3)
-    with pytest.raises(Unsupported, match="SlidingWindowAttention cannot: choose a mixer whose"):
+    assert {type(mixer).__name__ for mixer in model.mixers()} == {"Performer"}
+    needs = f"{name} takes keys and values from another sequence, "
+    wanted = f"{needs}SlidingWindowAttention cannot: choose a mixer whose card says cross"
+    with pytest.raises(Unsupported, match=wanted):
         build_model(spec, backbone=backbone, layers=[(BLOCK, WINDOW)])
     mega = {"_target_": "models.blocks.mega.Mega"}
-    with pytest.raises(Unsupported, match="Mega hands none to a mixer"):
+    with pytest.raises(Unsupported, match=f"{needs}Mega hands none to a mixer: choose block="):
         build_model(spec, backbone=backbone, layers=[(mega, DENSE)])
 
 

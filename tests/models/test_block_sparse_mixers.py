@@ -1,9 +1,12 @@
 """Sparse Transformer, BigBird and Longformer: their patterns, pair by pair, and dense limits."""
 
+import math
+
 import pytest
 import torch
 
 from kernels.errors import Unsupported
+from kernels.flops import count_flops
 from models.mixers.exact.transformer import Transformer
 from models.mixers.sparse.bigbird import BigBird
 from models.mixers.sparse.longformer import Longformer
@@ -44,6 +47,19 @@ def test_sparse_transformer_is_the_union_of_both_patterns(causal, mode, n):
     mask = torch.rand(2, n) > 0.3
     for m in (None, mask):
         torch.testing.assert_close(mixer(x, m), by_matrix(mixer, x, m), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_sparse_transformer_of_a_stride_of_sqrt_n_costs_n_sqrt_n(causal):
+    """Counted, of the fixed pattern with c as it is: c keys of sqrt(N) stretches, and sqrt(N)."""
+
+    def counted(n):
+        mixer = SparseTransformer(DIM, heads=1, max_len=n, causal=causal, stride=math.isqrt(n), c=8)
+        found = count_flops(lambda: mixer(torch.randn(1, n, DIM)))
+        assert not found.unknown
+        return found.total_gflop
+
+    assert math.log(counted(4096) / counted(1024), 4) == pytest.approx(1.5, abs=0.1)
 
 
 def test_bigbird_sees_the_blocks_of_its_plan():

@@ -76,11 +76,34 @@ def test_features_sum_to_one(phi):
     torch.testing.assert_close(total, raw / (raw + EPS))
 
 
-def test_a_rate_of_zero_writes_nothing():
-    mixer, x = made(), inputs(5)
-    mask = torch.zeros(2, 5, dtype=torch.bool)
-    y, memory = mixer(x, mask, state=mixer.init_state(2))
-    assert torch.equal(y, torch.zeros_like(y)) and torch.equal(memory, torch.zeros_like(memory))
+@pytest.mark.parametrize("phi", ["dpfp", "elu+1"])
+def test_a_rate_of_zero_writes_nothing(phi):
+    """The memory is read as it is, and stays."""
+    mixer, x = made(phi=phi), inputs(5)
+    memory = torch.randn_like(mixer.init_state(2))
+    assert not torch.allclose(mixer(x, state=memory)[1], memory)
+    # the rate has no bias: a channel of ones drives it
+    x[..., 0] = 1
+    with torch.no_grad():
+        mixer.rate.weight.zero_()[:, 0] = -1e4
+    y, after = mixer(x, state=memory)
+    assert torch.equal(after, memory)
+    q = mixer.features(mixer.query(x).unflatten(-1, (2, -1)).transpose(1, 2))
+    torch.testing.assert_close(y, mixer.output((q @ memory).transpose(1, 2).flatten(2)))
+
+
+@pytest.mark.parametrize("phi", ["dpfp", "elu+1"])
+def test_a_hidden_token_changes_neither_the_memory_nor_what_is_read_later(phi):
+    """The features of a zeroed token are zeros for dpfp alone: with elu + 1 its rate must be."""
+    mixer, x = made(phi=phi), inputs(7)
+    memory = torch.randn_like(mixer.init_state(2))
+    real = torch.tensor([1, 1, 0, 1, 0, 0, 1]).bool()
+    y, after = mixer(x, real.expand(2, -1), state=memory)
+    wanted, without = mixer(x[:, real], state=memory)
+    torch.testing.assert_close(y[:, real], wanted)
+    torch.testing.assert_close(after, without)
+    _, after = mixer(x[:, :1], torch.zeros(2, 1, dtype=torch.bool), state=memory)
+    assert torch.equal(after, memory)
 
 
 ADDRESSES = 3  # width of a head in the tests below

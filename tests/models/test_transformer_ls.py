@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from kernels.errors import Unsupported
 from models.mixers.exact.transformer import Transformer
@@ -85,12 +86,22 @@ def test_causal_equals_one_softmax_over_both_kinds_of_keys(n, window, rank, dual
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_a_window_without_landmarks_is_dense(causal):
-    mixer = build(causal=causal, window=17, num_landmarks=0, chunk_rank=0, dual_ln=False)
+@pytest.mark.parametrize("dual_ln", [True, False])
+def test_a_window_without_landmarks_is_dense(causal, dual_ln):
+    """With dual_ln: dense over keys and values that one norm, across the heads, has passed."""
+    mixer = build(causal=causal, window=17, num_landmarks=0, chunk_rank=0, dual_ln=dual_ln)
     dense = build(Transformer, causal)
-    dense.load_state_dict(mixer.state_dict())
+    dense.load_state_dict(mixer.state_dict(), strict=not dual_ln)
     x, mask = inputs(17), torch.rand(2, 17) > 0.3
-    torch.testing.assert_close(mixer(x, mask), dense(x, mask))
+    q, k, v, _ = dense.project(x, mask)
+    if dual_ln:
+        with torch.no_grad():
+            scale, shift = mixer.near_norm.weight.normal_(), mixer.near_norm.bias.normal_()
+        k, v = (y.transpose(1, 2).flatten(2) for y in (k, v))
+        k, v = (dense.heads_of(F.layer_norm(y, (DIM,), scale, shift)) for y in (k, v))
+    wanted = dense.output(dense.attend(q, k, v, mask).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixer(x, mask), wanted)
+    assert mixer.dense_at(17) == (not dual_ln)
 
 
 def test_padding_does_not_matter():

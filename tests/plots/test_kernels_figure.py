@@ -166,7 +166,7 @@ def on_gpu(rows):
 def test_the_ratio_is_that_of_the_fastest_backends(rows, tmp_path):
     folder = devices.write([*rows, *on_gpu(rows)], tmp_path)[0].parent
     assert {path.name for path in folder.iterdir()} == {
-        "devices.md", "devices.csv", "devices_attention_float32_b2h2d64.png",
+        "devices.md", "devices.tex", "devices.csv", "devices_attention_float32_b2h2d64.png",
         "devices_attention_float32_b2h2d64.svg",
     }  # fmt: skip
     with (folder / "devices.csv").open() as file:
@@ -228,7 +228,7 @@ def test_all_figures_from_kernels_alone(rows, folder, capsys):
         "some-cpu-2-cores/kernels_attention_float32_b2h2d64.svg",
         "some-gpu-80gb/kernels_attention_float32_b2h2d64.png",
         "some-gpu-80gb/kernels_attention_float32_b2h2d64.svg",
-        "devices.md", "devices.csv", "devices_attention_float32_b2h2d64.png",
+        "devices.md", "devices.tex", "devices.csv", "devices_attention_float32_b2h2d64.png",
         "devices_attention_float32_b2h2d64.svg",
     }  # fmt: skip
     assert main("kernels", ["--results", str(results), "--device", "some-gpu-80gb"]) == 0

@@ -180,6 +180,21 @@ def test_multiples_of_the_transformer_beside_published_ones(steps):
     assert "Tay et al. 2020" in mine["published_source"]
 
 
+def test_times_within_their_noise_are_not_told_apart(make_lengths):
+    """Medians of ten calls that spread by 10 % are known to 4 % each."""
+    more = {"pass_": "step", "lengths": (1024, 2048), "cv": 0.1, "n_samples": 10}
+    rows = make_lengths("transformer", family="exact", backend="attention=sdpa", **more)
+    rows += make_lengths("near", median_ms=lambda n: n / 105, **more)
+    rows += make_lengths("far", median_ms=lambda n: n / 125, **more)
+    (view,) = views(rows)
+    table = speed_table.speed(view, [])
+    found = {row[0]: row[2] for row in table.rows}
+    assert found == {"transformer": "1.00", "near": "1.05 ≈", "far": "1.25"}
+    assert any(note.startswith("≈: not resolvable") for note in table.notes)
+    # bytes are counted: nothing of them is noise
+    assert all("≈" not in cell for row in speed_table.memory(view, []).rows for cell in row)
+
+
 def test_the_speed_table_needs_steps_at_its_lengths_and_says_what_it_lacks(steps, make_lengths):
     (view,) = views(make_lengths("performer", pass_="step", lengths=(256, 8192)))
     assert speed_table.lengths(view) == {}
@@ -311,6 +326,8 @@ def test_unknown_devices_and_foreign_packs_are_one_line(rows, folder, capsys):
     arguments = ["--results", results, "--device", "Some CPUs"]
     assert "unknown device 'Some CPUs': did you mean" in failure(capsys, None, *arguments)
     assert "unknown device 'Some CPUs': did you mean" in failure(capsys, "crossover", *arguments)
+    wrong = ["--results", results, "--protocol", "lapto"]
+    assert "unknown protocol 'lapto': did you mean" in failure(capsys, "crossover", *wrong)
     path = results / "measured" / "d0" / "lengths.csv"
     good = path.read_text()
     path.write_text(good.replace(",forward,ok,", ",sideways,ok,", 1))

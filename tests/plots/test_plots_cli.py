@@ -34,9 +34,9 @@ def test_everything_is_made_without_torch(results, rows, tmp_path):
     assert names == {
         "accuracy_vs_speed_laptop_listops.png", "accuracy_vs_speed_laptop_listops.svg",
         "lra_table_laptop.md", "lra_table_laptop.tex", "lra_table_laptop.csv",
-        "pairs_laptop.md", "pairs_laptop.csv",
+        "pairs_laptop.md", "pairs_laptop.tex", "pairs_laptop.csv",
     }  # fmt: skip
-    assert len(done.stdout.splitlines()) == 7
+    assert len(done.stdout.splitlines()) == 8
 
 
 @pytest.mark.parametrize("name", ["accuracy_vs_speed", "lra_table", "pairs"])

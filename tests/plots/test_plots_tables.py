@@ -131,7 +131,7 @@ def test_pairs_say_what_exceeds_the_seed_spread(results, rows, make_row, tmp_pat
     order = [row[0].split()[1] for row in table.rows]
     assert by_name["s4d"][order.index("linformer")] == "+"
     assert by_name["linformer"][order.index("s4d")] == "−"
-    markdown_file, csv_file = write_pairs([group], tmp_path)
+    markdown_file, _, csv_file = write_pairs([group], tmp_path)
     lines = list(csv.DictReader(io.StringIO(csv_file.read_text())))
     assert len(lines) == 36 and {"resolved", "n too small"} <= {line["verdict"] for line in lines}
     assert "of 36 pairs are resolved" in markdown_file.read_text()

@@ -83,6 +83,14 @@ def test_every_width(k, v):
     held(draw(40, 50, batch=1, k=k, v=v), return_lse=True)
 
 
+@pytest.mark.parametrize("dtype", [FLOAT, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [16, 72])
+def test_every_configuration(in_other_configurations, width, dtype):
+    """Of each row of the table, with tiles that a window cuts and skips."""
+    x = draw(20, 70, batch=1, heads=1, k=width, v=width)
+    in_other_configurations(lambda: held(x, dtype, **KINDS["window"]))
+
+
 @triton.jit
 def round_kernel(x_ptr, y_ptr, N: tl.constexpr):
     at = tl.arange(0, N)

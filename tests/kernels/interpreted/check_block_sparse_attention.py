@@ -84,6 +84,26 @@ def test_logits_of_ten_thousand(dtype):
         torch.testing.assert_close(got, wanted, rtol=4 * eps, atol=4 * eps * size)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_every_configuration(in_other_configurations, dtype):
+    """In blocks large enough for tiles of all sizes."""
+    x = {name: t[:1, :1] for name, t in draw(20, 70).items()}
+    in_other_configurations(lambda: held(x, random_layout(20, 70, 64), dtype))
+
+
+def test_inputs_need_not_be_contiguous():
+    x = {name: t.float() for name, t in draw(20, 20, v=16).items()}
+    strided = {name: t.mT.contiguous().mT for name, t in x.items()}
+    layout, results = layouts.band(20, 16, 9, 9), []
+    for inputs in (x, strided):
+        leaves = [t.requires_grad_() for t in inputs.values()]
+        y = block_sparse_attention(*leaves, layout=layout, backend="triton")
+        # what comes back is not contiguous either: one number, everywhere
+        results.append((y, *torch.autograd.grad(y.sum(), leaves)))
+    assert not any(t.is_contiguous() for t in strided.values())
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 def test_causal_blocks():
     held(draw(70, 70), layouts.strided(70, 32, 64))
 

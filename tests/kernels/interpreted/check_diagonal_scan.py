@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.diagonal_scan import diagonal_scan
+from kernels.diagonal_scan import diagonal_scan, triton_kernels
 from kernels.tolerance import check, poisoned
 
 D = 5
@@ -61,6 +61,13 @@ def test_half_precision(dtype):
 def test_more_channels_than_a_block():
     b, a = drawn(1, 70, 130, seed=0), torch.rand(130, dtype=torch.float64)
     held({"a": a, "b": b})
+
+
+def test_every_configuration(in_other_configurations, monkeypatch):
+    # several chunks of few steps
+    monkeypatch.setattr(triton_kernels, "CHUNK", 8)
+    a, b = (drawn(1, 20, 70, seed=seed, dtype=torch.complex128) for seed in (0, 1))
+    in_other_configurations(lambda: held({"a": 0.5 * a, "b": b}))
 
 
 def test_real_coefficients_of_complex_inputs():

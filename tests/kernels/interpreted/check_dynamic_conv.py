@@ -37,6 +37,15 @@ def test_heads_wider_than_a_block():
         check(run("triton", False), run("reference", False), tensors, dtype=torch.float32)
 
 
+def test_every_configuration(in_other_configurations):
+    def convolved():
+        with poisoned():
+            check(run("triton", False), run("reference", False), tensors, dtype=torch.float32)
+
+    tensors = arguments(40, 3, width=40)
+    in_other_configurations(convolved)
+
+
 def test_strided_inputs():
     tensors = arguments(30, 4)
     expected = dynamic_conv(**tensors, backend="reference")

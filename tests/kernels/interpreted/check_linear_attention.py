@@ -124,6 +124,39 @@ def test_heads_wider_than_a_block(case, monkeypatch):
     held(case, 70)
 
 
+@pytest.mark.parametrize(
+    "case,dtype", [("both", torch.float32), ("scalar", torch.float16), ("channel", torch.float32)]
+)
+def test_every_configuration(in_other_configurations, case, dtype, monkeypatch):
+    monkeypatch.setitem(globals(), "K", 40)
+    monkeypatch.setitem(globals(), "V", 40)
+    tensors, rest = arguments(case, 40, state=True)
+    tensors = {name: x[:1] for name, x in tensors.items()}
+    pair = (partial(call, "triton"), partial(call, "reference"))
+
+    def attended():
+        with poisoned():
+            check(*pair, tensors, dtype=dtype, **rest)
+
+    in_other_configurations(attended)
+
+
+@pytest.mark.parametrize("case", ["both", "channel"])
+def test_inputs_need_not_be_contiguous(case):
+    tensors, rest = arguments(case, 20, heads=2, state=True)
+    mask, results = holes(20), []
+    tensors = {name: x.float() for name, x in tensors.items()}
+    strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
+    for inputs, key_mask in ((tensors, mask), (strided, mask.mT.contiguous().mT)):
+        leaves = {name: x.requires_grad_() for name, x in inputs.items()}
+        found = call("triton", **leaves, **rest | {"key_mask": key_mask})
+        # what comes back is not contiguous either: one number, everywhere
+        back = torch.autograd.grad(sum(x.sum() for x in found), list(leaves.values()))
+        results.append((*found, *back))
+    assert not any(x.is_contiguous() for x in (*leaves.values(), key_mask))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("decay", ["scalar", "channel"])
 @pytest.mark.parametrize("value", [0.0, -1e-7, -30.0, -torch.inf])
 def test_constant_decay_is_safe(decay, value):

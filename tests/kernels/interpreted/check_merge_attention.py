@@ -30,6 +30,27 @@ def test_close_to_the_truth(parts, n, v, dtype):
         check(*pair, draw(parts, n, v), dtype=dtype)
 
 
+def test_every_configuration(in_other_configurations):
+    def merged():
+        with poisoned():
+            check(*pair, draw(2, 50, 16), dtype=torch.float32)
+
+    pair = [functools.partial(merge_attention, backend=b) for b in ("triton", "reference")]
+    in_other_configurations(merged)
+
+
+def test_inputs_need_not_be_contiguous():
+    x, results = {name: t.float() for name, t in draw(2, 6, 4).items()}, []
+    for inputs in (x, {name: t.mT.contiguous().mT for name, t in x.items()}):
+        leaves = [t.requires_grad_() for t in inputs.values()]
+        y, lse = merge_attention(*leaves, backend="triton")
+        # what comes back is not contiguous either: one number, everywhere
+        found = torch.autograd.grad(y.sum() + lse.exp().sum(), leaves)
+        results.append((y, lse, *found))
+    assert not any(t.is_contiguous() for t in leaves)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 def test_a_part_that_has_seen_nothing_is_not_looked_at():
     x = {name: t.float() for name, t in draw(3, 6, 4).items()}
     x["lses"][1], x["outputs"][1] = -torch.inf, torch.nan

@@ -33,6 +33,16 @@ def test_triton_is_close_to_the_truth(n, causal, taps, dtype):
         check(run("triton", causal), run("reference", causal), tensors, dtype=dtype)
 
 
+def test_every_configuration(in_other_configurations):
+    def convolved():
+        with poisoned():
+            check(run("triton", True), run("reference", True), tensors, dtype=torch.float32)
+
+    # more than one block of the smallest
+    tensors = arguments(300, 3)
+    in_other_configurations(convolved)
+
+
 def test_channels_last():
     tensors = arguments(30, 4)
     expected = short_conv(**tensors, backend="reference")

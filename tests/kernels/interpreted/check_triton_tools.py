@@ -15,6 +15,7 @@ def add_block(x_ptr, y_ptr, n, SIZE: tl.constexpr, TWICE: tl.constexpr):
 
 
 CONFIGS = [triton.Config({"SIZE": size}, num_warps=1) for size in (8, 16)]
+LARGE = triton.Config({"SIZE": 32}, num_warps=1)
 
 
 def test_the_default_configuration_runs():
@@ -27,3 +28,18 @@ def test_the_default_configuration_runs():
     y.zero_()
     tuned[(1,)](x, y, 20, TWICE=0)
     assert torch.equal(y[:8], x[:8] + 8) and not y[8:].any()
+
+
+def test_other_configurations_run_in_turn(in_other_configurations):
+    twice = triton.Config({"SIZE": 16}, num_warps=2)
+    long, short = Tuned(add_block, [*CONFIGS, twice, LARGE], ()), Tuned(add_block, CONFIGS, ())
+    x, y, z = torch.zeros(1), torch.zeros(1), torch.zeros(1)
+    found = []
+
+    def sizes():
+        long[(1,)](x, y, 1, TWICE=0)
+        short[(1,)](x, z, 1, TWICE=0)
+        found.append((y.item(), z.item()))
+
+    in_other_configurations(sizes)
+    assert found == [(16, 16), (32, 16)]

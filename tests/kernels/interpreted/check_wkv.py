@@ -63,6 +63,12 @@ def test_more_channels_than_a_block():
     held(tensors)
 
 
+def test_every_configuration(in_other_configurations):
+    tensors = {"w": drawn(70, seed=0).exp(), "u": drawn(70, seed=1)}
+    tensors |= {"k": drawn(1, 20, 70, seed=2), "v": drawn(1, 20, 70, seed=3)}
+    in_other_configurations(lambda: held(tensors))
+
+
 def test_hidden_tokens():
     tensors = {name: x.float() for name, x in arguments(40, initial=False).items()}
     tensors["k"][0, :7] = tensors["k"][1, 20:] = -torch.inf

@@ -191,6 +191,16 @@ class KillsAtLength32(MyMixer):
         return super().forward(x, mask, **context)
 
 
+class Tires(MyMixer):
+    """Gives something else from its ninth call on, which only what is timed has."""
+
+    calls = 0
+
+    def forward(self, x, mask=None, **context):
+        self.calls += 1
+        return super().forward(x, mask, **context) + (self.calls > 8)
+
+
 class Remembers(MyMixer):
     """Takes 60 ms, once for each tensor."""
 

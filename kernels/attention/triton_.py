@@ -142,7 +142,8 @@ class FlashAttention(torch.autograd.Function):
 def _aligned(x: Tensor) -> Tensor:
     """Contiguous, rows filled up with zeros, which no score notices."""
     missing = kernels.filled(x.shape[-1], x.dtype) - x.shape[-1]
-    return pad(x, (0, missing)) if missing else x.contiguous()
+    # filling up keeps the order of dimensions in memory
+    return (pad(x, (0, missing)) if missing else x).contiguous()
 
 
 def _delta(out: Tensor, d_out: Tensor, lse: Tensor, d_lse: Tensor | None) -> Tensor:

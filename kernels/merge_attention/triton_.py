@@ -57,7 +57,9 @@ class Merge(torch.autograd.Function):
 
 def _stacked(parts: Any) -> tuple[Tensor, Tensor]:
     count = len(parts) // 2
-    return torch.stack(parts[:count]), torch.stack(parts[count:]).float()
+    # stacking may keep the order of dimensions in memory
+    outputs, lses = torch.stack(parts[:count]), torch.stack(parts[count:])
+    return outputs.contiguous(), lses.float().contiguous()
 
 
 def _grid(lse: Tensor) -> Any:

@@ -41,7 +41,9 @@ class _Conv(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, weight: Tensor, bias: Tensor | None, left: int) -> Tensor:
         ctx.save_for_backward(u, weight, bias)
         ctx.left = left
-        return _convolve(u.contiguous(), weight.contiguous(), bias, left)
+        return _convolve(
+            u.contiguous(), weight.contiguous(), None if bias is None else bias.contiguous(), left
+        )
 
     @staticmethod
     @once_differentiable
@@ -51,7 +53,7 @@ class _Conv(torch.autograd.Function):
         u, grad = u.contiguous(), grad.contiguous()
         batch, channels, n = u.shape
         # the transposed convolution is one with its taps turned around
-        grad_u = _convolve(grad, weight.flip(1), None, taps - 1 - ctx.left)
+        grad_u = _convolve(grad, weight.flip(1).contiguous(), None, taps - 1 - ctx.left)
         found = u.new_empty(batch, channels, taps, dtype=torch.float32)
         TAPS[(batch * channels, taps)](u, grad, found, n, ctx.left, W=taps)
         grad_bias = None

@@ -38,8 +38,8 @@ class SparseTransformer(BlockSparseMixer):
         equals=(Equals("transformer", lambda n: {"stride": n}),),
         deviations=(
             "both patterns in every head; the paper also gives them to heads or layers by turns",
-            "the time is N sqrt(N) for a stride of sqrt(N); at a fixed one it is quadratic, c / "
-            "stride of dense attention's",
+            "the time is N sqrt(N) for a stride of sqrt(N) and a fixed c; at a fixed stride it is "
+            "quadratic, c / stride of dense attention's",
             "Long Range Arena's code is causal inside an encoder; here only causal tasks are",
             "in Long Range Arena's code all see the first position of every stretch, too",
             "the preset is fixed on images, too, where the paper's is strided",

@@ -153,6 +153,10 @@ def test_memory_layout_does_not_matter():
     first = {n: t.transpose(2, 3).contiguous().transpose(2, 3) for n, t in x.items()}
     assert torch.equal(attention(**last, backend="triton"), y)
     assert torch.equal(attention(**first, backend="triton"), y)
+    # heads innermost, and rows that have to be filled up
+    x = {name: t.float() for name, t in draw(33, key_heads=2, k=6, v=6).items()}
+    inner = {n: t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for n, t in x.items()}
+    assert torch.equal(attention(**inner, backend="triton"), attention(**x, backend="triton"))
 
 
 @pytest.mark.parametrize("name", ["q", "k", "v"])

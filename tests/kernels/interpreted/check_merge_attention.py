@@ -51,6 +51,14 @@ def test_inputs_need_not_be_contiguous():
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
+def test_heads_may_be_innermost():
+    x = {name: t.float() for name, t in draw(2, 6, 4).items()}
+    inner = [t.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for t in x["outputs"]]
+    found = merge_attention(inner, list(x["lses"]), backend="triton")
+    wanted = merge_attention(list(x["outputs"]), list(x["lses"]), backend="triton")
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
 def test_a_part_that_has_seen_nothing_is_not_looked_at():
     x = {name: t.float() for name, t in draw(3, 6, 4).items()}
     x["lses"][1], x["outputs"][1] = -torch.inf, torch.nan

@@ -43,6 +43,20 @@ def test_every_configuration(in_other_configurations):
     in_other_configurations(convolved)
 
 
+def test_strided_weights():
+    tensors, results = arguments(30, 4), []
+    strided = {
+        "u": tensors["u"],
+        "weight": tensors["weight"].mT.contiguous().mT,
+        "bias": tensors["bias"].repeat_interleave(2)[::2],
+    }
+    for inputs in (tensors, strided):
+        leaves = {name: x.detach().requires_grad_() for name, x in inputs.items()}
+        y = short_conv(**leaves, backend="triton")
+        results.append((y, *torch.autograd.grad((y * y).sum(), list(leaves.values()))))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
 def test_channels_last():
     tensors = arguments(30, 4)
     expected = short_conv(**tensors, backend="reference")

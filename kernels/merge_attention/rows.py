@@ -37,15 +37,20 @@ def inverse_of(order: Order) -> Order:
     return torch.empty_like(order).scatter_(-1, order, at)
 
 
-def permute_rows(x: Float[Tensor, "B H N K"], order: Order, inverse: Order) -> Tensor:
-    """``y[b, h, s] = x[b, h, order[b, h, s]]``; the gradient is gathered too, by the inverse."""
+def permute_rows(
+    x: Float[Tensor, "B H N K"],
+    order: Int64[Tensor, "*R B H N"],
+    inverse: Int64[Tensor, "*R B H N"],
+) -> Float[Tensor, "*R B H N K"]:
+    """``y[b, h, s] = x[b, h, order[b, h, s]]``, by one order or several; the gradient is gathered
+    too, by the inverse."""
     return _Permuted.apply(x, order, inverse)
 
 
 def take_rows(
-    x: Shaped[Tensor, "B H N *K"], index: Int64[Tensor, "B H M"]
-) -> Shaped[Tensor, "B H M *K"]:
-    """``y[b, h, m] = x[b, h, index[b, h, m]]``, rows repeated or left out."""
+    x: Shaped[Tensor, "B H N *K"], index: Int64[Tensor, "*R B H M"]
+) -> Shaped[Tensor, "..."]:
+    """``y[b, h, m] = x[b, h, index[b, h, m]]`` (*R B H M *K), rows repeated or left out."""
     flat = _flat(index, x.shape[2])
     return x.flatten(0, 2).index_select(0, flat).unflatten(0, index.shape)
 
@@ -80,10 +85,11 @@ def look_around(
     return torch.cat([wide[:, :, s : s + count] for s in range(before + 1 + after)], dim=3)
 
 
-def _flat(index: Int64[Tensor, "B H M"], n: int) -> Int64[Tensor, " BHM"]:
+def _flat(index: Int64[Tensor, "*R B H M"], n: int) -> Int64[Tensor, " RBHM"]:
     """Rows of ``(B, H, n)`` counted through."""
-    heads = torch.arange(index[..., 0].numel(), device=index.device)
-    return (heads.view(*index.shape[:2], 1) * n + index).flatten()
+    batch, heads = index.shape[-3:-1]
+    first = torch.arange(batch * heads, device=index.device).view(batch, heads, 1)
+    return (first * n + index).flatten()
 
 
 class _Permuted(torch.autograd.Function):
@@ -95,4 +101,7 @@ class _Permuted(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return take_rows(grad, *ctx.saved_tensors), None, None
+        (inverse,) = ctx.saved_tensors
+        batch, heads, n = inverse.shape[-3:]
+        grad, inverse = grad.reshape(-1, heads, n, grad.shape[-1]), inverse.reshape(-1, heads, n)
+        return take_rows(grad, inverse).unflatten(0, (-1, batch)).sum(0), None, None

@@ -1,9 +1,9 @@
 """Selective scan in torch, slab by slab: all states of a slab at once, by the two-level scan.
 
-Only the state before each slab is kept; the backward pass goes through the slabs from the last to
-the first and makes their states again. Memory beyond arguments and gradients is that of a slab. A
-long sequence has longer slabs, not more: Python's work stops growing. It can be differentiated
-once.
+A batch goes a few sequences at a time, as many as fit the cache with a slab of each. Only the state
+before each slab is kept; the backward pass goes through the slabs from the last to the first and
+makes their states again. Memory beyond arguments and gradients is that of a slab. A long sequence
+has longer slabs, not more: Python's work stops growing. It can be differentiated once.
 
 Legend: X batch times groups, T positions of a slab, S states, D channels of a group. Channels are
 last, so that every elementwise pass runs along whole rows.
@@ -37,7 +37,19 @@ def run(
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "B D S"] | None = None,
 ) -> tuple[Float[Tensor, "B D N"], Float[Tensor, "B D S"]]:
-    return around(_Scan.apply, u, delta, a, b, c, d, z, delta_bias, delta_softplus, initial_state)
+    return around(_few, u, delta, a, b, c, d, z, delta_bias, delta_softplus, initial_state)
+
+
+def _few(
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence, a few sequences at a time."""
+    n = u.shape[2]
+    positions = min(n, max(SHORTEST, -(-n // SLABS)))
+    few = max(1, STATES // (a[0].numel() * positions))
+    parts = zip(*(x.split(few) for x in (u, delta, a, b, c, h)), strict=True)
+    y, h = (torch.cat(x) for x in zip(*(_Scan.apply(*part) for part in parts), strict=True))
+    return y, h
 
 
 class _Scan(torch.autograd.Function):

@@ -162,6 +162,9 @@ def test_permuted_rows_come_back():
     assert torch.equal(y, x.gather(2, order[..., None].expand(-1, -1, -1, 2)))
     assert torch.equal(rows.permute_rows(y, inverse, order), x)
     assert torch.autograd.gradcheck(lambda x: rows.permute_rows(x, order, inverse), (x,))
+    orders, inverses = torch.stack([order, inverse]), torch.stack([inverse, order])
+    assert torch.equal(rows.permute_rows(x, orders, inverses)[0], y)
+    assert torch.autograd.gradcheck(lambda x: rows.permute_rows(x, orders, inverses), (x,))
 
 
 def test_take_and_add_are_adjoint():

@@ -142,13 +142,15 @@ def test_relative_paths_count_from_the_checkout(monkeypatch, tmp_path):
 def test_sizes_follow_the_protocol():
     from omegaconf import OmegaConf
 
-    def window(*overrides: str) -> int:
-        cfg = presets.compose(*CUSTOM, "+mixer.window=${sized:128}", *overrides)
+    def window(*overrides: str, value: str = "128") -> int:
+        cfg = presets.compose(*CUSTOM, f"+mixer.window=${{sized:{value}}}", *overrides)
         return OmegaConf.to_container(cfg, resolve=True)["mixer"]["window"]
 
     assert window("task.max_length=129", "protocol=laptop") == 129 // 8
     assert window("task.max_length=3") == 1
     assert window("protocol=s4") == 128
+    assert window("task.max_length=129", value="8,2") == 2
+    assert window("protocol=s4", value="8,2") == 8
 
 
 # -- what is wrong -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from kernels.errors import Unsupported
+from models.mixers.hashed import reformer
 from models.mixers.hashed.reformer import ONLY_SELF, Reformer
 
 DIM, HEADS = 12, 3
@@ -45,8 +46,9 @@ def by_hand(mixer, x):
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 13, 30])
-@pytest.mark.parametrize("n_hashes", [1, 3])
-def test_equals_one_softmax_over_the_pairs_that_the_rounds_show(n, n_hashes):
+@pytest.mark.parametrize(("n_hashes", "pairs"), [(1, 1), (3, 1), (3, 3000), (3, 1 << 18)])
+def test_equals_one_softmax_over_the_pairs_that_the_rounds_show(n, n_hashes, pairs, monkeypatch):
+    monkeypatch.setattr(reformer, "PAIRS", pairs)  # rounds one by one, two and one, together
     mixer, x = build(bucket_size=4, n_hashes=n_hashes), inputs(n)
     wanted, seen = by_hand(mixer, x)
     torch.testing.assert_close(mixer(x), wanted)

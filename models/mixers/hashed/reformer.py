@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int32, Int64
 from torch import Tensor, nn
 
 from kernels.attention import attention
@@ -16,6 +16,7 @@ from models.mixer import Mixer
 from models.padding import zero_padding
 
 ONLY_SELF = -5e4  # score of a token with itself: it counts only where nothing else is seen
+PAIRS = 1 << 18  # of a query and a key, in the rounds that are computed together
 
 
 class Reformer(Mixer):
@@ -93,12 +94,19 @@ class Reformer(Mixer):
         )
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         buckets = self.hash(q, real)
-        orders = [sort_by_bucket(b, real) for b in buckets]
-        places = [inverse // self.chunk(x.shape[1]) for _, inverse in orders]
-        parts = [
-            self._round(q, v, real, r, buckets, places, *orders[r]) for r in range(self.n_hashes)
-        ]
-        y, _ = merge_attention([y for y, _ in parts], [lse for _, lse in parts])
+        orders = sort_by_bucket(buckets.flatten(0, 1), real.repeat(self.n_hashes, 1))
+        order, inverse = (rows.unflatten(0, (self.n_hashes, -1)) for rows in orders)
+        cells = self._cells(buckets, inverse)
+        few = max(1, PAIRS // (2 * self.chunk(x.shape[1]) * buckets[0].numel()))
+        k = F.normalize(q, dim=-1)
+        outputs: list[Tensor] = []
+        lses: list[Tensor] = []
+        for start in range(0, self.n_hashes, few):
+            part = slice(start, start + few)
+            y, lse = self._rounds(q, k, v, real, cells, order[part], inverse[part], start)
+            outputs.extend(y)
+            lses.extend(lse)
+        y, _ = merge_attention(outputs, lses)
         y = F.dropout(y, self.dropout, self.training)
         return self.output(y.transpose(1, 2).flatten(2))
 
@@ -109,7 +117,7 @@ class Reformer(Mixer):
     @torch.no_grad()
     def hash(
         self, q: Float[Tensor, "B H N K"], real: Bool[Tensor, "B N"]
-    ) -> list[Int64[Tensor, "B H N"]]:
+    ) -> Int64[Tensor, "R B H N"]:
         """The bucket of every token in each round; how many there are follows the true length."""
         rotations = self.rotations
         if self.training:
@@ -117,7 +125,7 @@ class Reformer(Mixer):
         held = real.sum(1)
         digits, pairs = self._base(held)
         whole = (held > self.bucket_size)[:, None, None]
-        return [self._numbers(q, rotation, digits, pairs) * whole for rotation in rotations.to(q)]
+        return self._numbers(q, rotations.to(q), digits, pairs) * whole
 
     def _base(self, held: Int64[Tensor, " B"]) -> tuple[Int64[Tensor, " B"], Int64[Tensor, " B"]]:
         """Digits of a bucket's number and pairs of opposite values of a digit, for a sequence that
@@ -131,73 +139,75 @@ class Reformer(Mixer):
         return digits, pairs.clamp(1, self.rotations.shape[-1] // self.digits)
 
     def _numbers(
-        self, q: Tensor, rotation: Tensor, digits: Tensor, pairs: Tensor
-    ) -> Int64[Tensor, "B H N"]:
-        """The bucket of every token in one round."""
-        parts = rotation.unflatten(-1, (self.digits, -1)).unbind(1)
+        self, q: Tensor, rotations: Tensor, digits: Tensor, pairs: Tensor
+    ) -> Int64[Tensor, "R B H N"]:
+        """The bucket of every token in every round."""
+        parts = rotations.unflatten(-1, (self.digits, -1)).unbind(2)
         width = parts[0].shape[-1]
         allowed = (torch.arange(width, device=q.device) < pairs[:, None])[:, None, None]
-        number = torch.zeros(q.shape[:3], dtype=torch.long, device=q.device)
+        digits, pairs = digits[:, None, None], pairs[:, None, None]
+        number = torch.zeros(len(rotations), *q.shape[:3], dtype=torch.long, device=q.device)
         for at, part in enumerate(parts):
-            turned = (q @ part).masked_fill(~allowed, 0)
-            both = torch.stack([turned, -turned], dim=-2)
-            both = both.masked_fill(~allowed[..., None, :], -torch.inf)
-            best = both.flatten(-2).argmax(-1)
-            digit = best % width + best // width * pairs[:, None, None]
-            place = (2 * pairs) ** at * (digits > at)
-            number = number + digit * place[:, None, None]
+            turned = q @ part.transpose(0, 1).flatten(1)
+            turned = turned.unflatten(-1, (-1, width)).movedim(-2, 0)
+            best = turned.abs().masked_fill(~allowed, -1).argmax(-1, keepdim=True)
+            opposite = turned.gather(-1, best) < 0
+            digit = (best + opposite * pairs[..., None]).squeeze(-1)
+            number = number + digit * ((2 * pairs) ** at * (digits > at))
         return number
 
-    def _round(
+    def _cells(
+        self, bucket: Int64[Tensor, "R B H N"], inverse: Int64[Tensor, "R B H N"]
+    ) -> Int32[Tensor, "R B H N"]:
+        """Bucket and chunk of every token in one number: a token sees those of its own number and
+        of the number before it. No bucket has the number before another bucket's first."""
+        chunk = self.chunk(bucket.shape[-1])
+        chunks = -(-bucket.shape[-1] // chunk)
+        return (bucket * (chunks + 1) + inverse // chunk).int()
+
+    def _rounds(
         self,
-        q: Tensor,
-        v: Tensor,
-        real: Tensor,
-        r: int,
-        buckets: list[Tensor],
-        places: list[Tensor],
-        order: Tensor,
-        inverse: Tensor,
-    ) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N"]]:
-        """One round of hashing: output and log-sum-exp in the order of the sequence."""
+        q: Float[Tensor, "B H N K"],
+        k: Float[Tensor, "B H N K"],
+        v: Float[Tensor, "B H N V"],
+        real: Bool[Tensor, "B N"],
+        cells: Int32[Tensor, "R B H N"],
+        order: Int64[Tensor, "r B H N"],
+        inverse: Int64[Tensor, "r B H N"],
+        start: int,
+    ) -> tuple[Float[Tensor, "r B H N V"], Float[Tensor, "r B H N"]]:
+        """Some rounds of hashing, from ``start`` on: outputs and log-sum-exps in the order of the
+        sequence."""
         n, chunk = q.shape[2], self.chunk(q.shape[2])
-        k = F.normalize(q, dim=-1)
 
-        def cut(x: Tensor, fill: int = 0) -> Tensor:
-            """Chunks (B, H, C, c, ...) of sorted rows."""
-            missing = [0, 0] * (x.ndim - 3) + [0, -n % chunk]
-            return F.pad(x, missing, value=fill).unflatten(2, (-1, chunk))
-
-        def pairs(x: Tensor, fill: int) -> tuple[Tensor, Tensor]:
-            """Of sorted numbers: those of each query and those of each key it may see."""
-            own = cut(take_rows(x, order), fill)
-            return own[..., :, None], look_around(own)[..., None, :]
+        def cut(x: Tensor) -> Tensor:
+            """Chunks (rB, H, C, c, ...) of sorted rows (r, B, H, N, ...)."""
+            missing = [0, 0] * (x.ndim - 4) + [0, -n % chunk]
+            return F.pad(x.flatten(0, 1), missing).unflatten(2, (-1, chunk))
 
         real = real[:, None].expand(-1, q.shape[1], -1)
-        at = torch.arange(n, device=q.device).expand_as(order)
-        query_at, key_at = pairs(at, n)
         seen = look_around(cut(take_rows(real, order)))[..., None, :]
-        ends = torch.ones_like(cut(at), dtype=torch.bool)
-        seen = seen & look_around(ends)[..., None, :]
-        count: Tensor | int = 0
-        for other, (bucket, place) in enumerate(zip(buckets, places, strict=True)):
-            query_bucket, key_bucket = pairs(bucket, -1)
-            query_place, key_place = pairs(place, -2)
-            apart = query_place - key_place
-            together = (query_bucket == key_bucket) & ((apart == 0) | (apart == 1))
-            seen = seen & together if other == r else seen
-            count = count + together.to(q.dtype)
-        bias = (
-            torch.where(query_at == key_at, ONLY_SELF, 0.0)
-            - torch.as_tensor(count).clamp(min=1).log()
-        )
-        bias = bias.to(q.dtype).masked_fill(~seen, -torch.inf)
+        count = torch.zeros((), dtype=torch.uint8, device=q.device)
+        own_rounds = []
+        for r, cell in enumerate(cells, start=-start):
+            own = cut(take_rows(cell, order))
+            apart = own[..., :, None] - look_around(own)[..., None, :]
+            together = apart.bitwise_right_shift_(1) == 0  # 0 or 1
+            count = count + together.view(torch.uint8)
+            if 0 <= r < len(order):
+                own_rounds.append(together.unflatten(0, (len(order), -1))[r])
+        seen = seen & torch.cat(own_rounds)
+        bias = count.to(q.dtype).log_().neg_()
+        bias.diagonal(chunk, -2, -1).add_(ONLY_SELF)
+        bias.masked_fill_(~seen, -torch.inf)
         qs, ks, vs = (cut(permute_rows(x, order, inverse)) for x in (q, k, v))
+        chunks = qs.shape[:3]
         y, lse = attention(
-            *(x.transpose(1, 2).flatten(0, 1) for x in (qs, look_around(ks), look_around(vs))),
-            score=Score(bias=bias.transpose(1, 2).flatten(0, 1)),
+            *(x.flatten(0, 2)[:, None] for x in (qs, look_around(ks), look_around(vs))),
+            score=Score(bias=bias.flatten(0, 2)[:, None]),
             return_lse=True,
         )
-        y = y.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
-        lse = lse.unflatten(0, (len(q), -1)).transpose(1, 2).flatten(2, 3)[:, :, :n]
-        return permute_rows(y, inverse, order), take_rows(lse, inverse)
+        y, lse = (x[:, 0].unflatten(0, chunks).flatten(2, 3)[:, :, :n] for x in (y, lse))
+        order, inverse = order.flatten(0, 1), inverse.flatten(0, 1)
+        y, lse = permute_rows(y, inverse, order), take_rows(lse, inverse)
+        return y.unflatten(0, (-1, len(q))), lse.unflatten(0, (-1, len(q)))

@@ -72,11 +72,11 @@ def _scan_blocks_(h: Tensor, a: Tensor, reverse: bool) -> None:
     c = h.shape[2]
     order = range(c - 1, -1, -1) if reverse else range(c)
     first = order[0]
-    end = h[:, :, first].clone()
-    decay = at(a, first, 2).expand_as(at(a, first, 2)).clone()
+    states, decays = h.unbind(2), a.expand(-1, -1, c, *a.shape[3:]).unbind(2)
+    end, decay = states[first].clone(), decays[first].clone()
     for i in order[1:]:
-        end = torch.addcmul(h[:, :, i], at(a, i, 2), end)
-        decay = decay * at(a, i, 2)
+        end = torch.addcmul(states[i], decays[i], end)
+        decay = decay * decays[i]
     scan_(end, decay, reverse=reverse)
     into, source = (
         (slice(None, -1), slice(1, None)) if reverse else (slice(1, None), slice(None, -1))
@@ -84,15 +84,16 @@ def _scan_blocks_(h: Tensor, a: Tensor, reverse: bool) -> None:
     a_first = at(a, first, 2)
     h[:, into, first].addcmul_(a_first if a.shape[1] == 1 else a_first[:, into], end[:, source])
     for before, i in zip(order, order[1:], strict=False):
-        h[:, :, i].addcmul_(at(a, i, 2), h[:, :, before])
+        states[i].addcmul_(decays[i], states[before])
 
 
 def _sweep_(h: Tensor, a: Tensor, reverse: bool) -> None:
     """Position by position."""
     n = h.shape[1]
     order = range(n - 1, -1, -1) if reverse else range(n)
+    states, decays = h.unbind(1), a.expand(-1, n, *a.shape[2:]).unbind(1)
     for before, i in zip(order, order[1:], strict=False):
-        h[:, i].addcmul_(at(a, i), h[:, before])
+        states[i].addcmul_(decays[i], states[before])
 
 
 def _split(x: Tensor, whole: int, reverse: bool) -> tuple[Tensor, Tensor]:

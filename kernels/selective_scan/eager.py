@@ -21,7 +21,7 @@ from kernels.diagonal_scan.eager import scan_
 from kernels.selective_scan.call import around
 
 # states of a slab (they should fit the cache), the fewest positions it may have, the most slabs
-STATES, SHORTEST, SLABS = 1 << 20, 64, 64
+STATES, SHORTEST, SLABS = 1 << 19, 64, 64
 
 
 def run(
@@ -136,7 +136,8 @@ def _slab_backward(
     grad *= decay[:, :-1]
     grad[:, 1:] *= states[:, :-1]
     grad[:, 0] *= h
-    torch.mul(grad, a[:, None], out=states)
-    grad_delta = states.sum(dim=2).addcmul_(u, through)
+    grad_delta = u * through
+    for of_state, rate in zip(grad.unbind(2), a.unbind(1), strict=True):
+        grad_delta.addcmul_(of_state, rate[:, None])
     grad_a = grad.mul_(delta[:, :, None]).sum(dim=1)
     return delta * through, grad_delta, grad_b, grad_c, grad_a, grad_h

@@ -251,12 +251,18 @@ def mixer_configs() -> list[str]:
     return sorted(path.stem for path in CONF_MIXER.glob("*.yaml") if path.stem != "custom")
 
 
+def for_short_sequences(value: Any) -> Any:
+    """``${sized:64}`` and ``${sized:8,2}``, strings until Hydra has seen them, as 16 and 2."""
+    if not isinstance(value, str) or not value.startswith("${"):
+        return value
+    return int(value.strip("}").partition(",")[2] or 16)
+
+
 @pytest.mark.parametrize("name", mixer_configs())
 def test_mixers_of_the_repository(name: str) -> None:
     """Allocator, tracker and prediction of a training step of the mixer alone."""
     config = yaml.safe_load((CONF_MIXER / f"{name}.yaml").read_text())
-    # knobs that depend on the length are strings until Hydra has seen them
-    config = {k: 16 if isinstance(v, str) and v.startswith("${") else v for k, v in config.items()}
+    config = {knob: for_short_sequences(value) for knob, value in config.items()}
     torch.manual_seed(0)
     mixer = make_mixer(config, LayerSpec(dim=D, heads=2, max_len=128, causal=False))
     parameters = list(mixer.parameters())

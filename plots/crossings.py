@@ -1,7 +1,7 @@
 """From which length each system beats the transformer: what the figure and the tables show."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from lra.results.crossover import Crossover, drift_of, memory_crossover, time_crossover
@@ -139,6 +139,11 @@ def differences(found: Sequence[Crossing]) -> list[str]:
         notes.append(f"Compared with a transformer of another recipe, the only one measured: "
                      f"{names}.")  # fmt: skip
     return notes
+
+
+def who(of: Collection[str], among: Collection[str]) -> str:
+    """Names of systems, or that they are most of all."""
+    return "most systems" if len(of) > max(len(among) // 2, 3) else ", ".join(of)
 
 
 def _names(found: Iterable[Crossing]) -> str:

@@ -21,6 +21,7 @@ from plots.crossings import (
     dense,
     differences,
     noise,
+    who,
 )
 from plots.length_entries import PASSES, View
 from plots.length_notes import conditions, samples
@@ -185,19 +186,15 @@ def _legend(found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list
 
 def _notes(view: View, found: Sequence[Crossing], shown: Sequence[tuple[str, str]]) -> list[str]:
     """How to read it, comparisons of unlike systems, and what must be known of single answers."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, None]] = {}
     for one in found:
         if (one.measure, one.pass_) in shown:
             for note in one.answer.notes:
-                names = groups.setdefault(note, [])
-                name = one.system.name.replace("_", " ")
-                if name not in names:
-                    names.append(name)
-    several = len({one.system.name for one in found}) // 2
+                groups.setdefault(note, {})[one.system.name.replace("_", " ")] = None
+    systems = {one.system.name for one in found}
     notes = [noise(view), *[DENSE] * bool(dense(found)), *differences(found)]
     for note, names in groups.items():
-        who = "most" if len(names) > max(several, 3) else ", ".join(names)
-        notes.append(f"{note[0].upper()}{note[1:]}: {who}.")
+        notes.append(f"{note[0].upper()}{note[1:]}: {who(names, systems)}.")
     return notes
 
 

@@ -1,7 +1,7 @@
 """How fast each system grows with N, beside what its card claims, where it beats attention, and the
 state that it decodes with."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lra.results.crossover import Crossover
@@ -18,6 +18,7 @@ from plots.crossings import (
     differences,
     noise,
     said,
+    who,
 )
 from plots.length_entries import PASSES, Kind, Series, View
 from plots.length_notes import conditions, samples
@@ -98,11 +99,6 @@ def growth(view: View, models: Mapping[str, ModelRow]) -> Table:
     return Table(f"Growth with the length N, {view.setting.sizes}", header, rows, notes)
 
 
-def _who(of: Sequence[str], all_: Collection[str]) -> str:
-    """Names of systems, or that they are most of all."""
-    return "most systems" if len(of) > max(len(all_) // 2, 3) else ", ".join(of)
-
-
 def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
     """From which length each system is faster, and smaller, than the transformer."""
     passes = [p for p in view.passes if any(one.pass_ == p for one in found)]
@@ -134,10 +130,10 @@ def crossing_table(view: View, kind: Kind, found: Sequence[Crossing]) -> Table:
     for note, columns_of in remarks.items():
         told: dict[str, list[str]] = {}
         for (measure, pass_), of in columns_of.items():
-            told.setdefault(_who(of, names), []).append(f"{measure}, {PASSES[pass_]}")
+            told.setdefault(who(of, names), []).append(f"{measure}, {PASSES[pass_]}")
         where = [
-            who if len(of) == len(columns) else f"{who} ({'; '.join(of)})"
-            for who, of in told.items()
+            systems if len(of) == len(columns) else f"{systems} ({'; '.join(of)})"
+            for systems, of in told.items()
         ]
         notes.append(f"{note[0].upper()}{note[1:]}: {', '.join(where)}.")
     header = ["model", *(f"{measure}, {PASSES[pass_]}" for measure, pass_ in columns)]

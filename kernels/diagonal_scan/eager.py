@@ -81,8 +81,8 @@ def _scan_blocks_(h: Tensor, a: Tensor, reverse: bool) -> None:
     into, source = (
         (slice(None, -1), slice(1, None)) if reverse else (slice(1, None), slice(None, -1))
     )
-    a_first = at(a, first, 2)
-    h[:, into, first].addcmul_(a_first if a.shape[1] == 1 else a_first[:, into], end[:, source])
+    into_decay = decays[first] if a.shape[1] == 1 else decays[first][:, into]
+    states[first][:, into].addcmul_(into_decay, end[:, source])
     for before, i in zip(order, order[1:], strict=False):
         states[i].addcmul_(decays[i], states[before])
 

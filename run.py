@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lra.config_errors import explain
 from lra.errors import CellFailed
+from lra.freed_memory import keep_freed_memory
 from lra.resolvers import register
 
 # Hydra would print its own trace and exit 1
@@ -55,4 +56,5 @@ def run() -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(run())

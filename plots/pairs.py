@@ -43,7 +43,9 @@ def differences(entries: Sequence[Entry]) -> list[tuple[Entry, Entry, Difference
 
 
 def matrix(group: Group, task: str, pairs: Sequence[tuple[Entry, Entry, Difference]]) -> Table:
-    """Models by accuracy, each against each."""
+    """Models by accuracy, each against each; with one seed named only, if others have more."""
+    everyone = {entry.name for a, b, _ in pairs for entry in (a, b)}
+    pairs = [pair for pair in pairs if pair[2].verdict != "n too small"] or pairs
     ranked = list(dict.fromkeys(entry.name for a, b, _ in pairs for entry in (a, b)))
     accuracy = {entry.name: entry.accuracy for a, b, _ in pairs for entry in (a, b)}
     ranks = rank_stability({e.name: e.accuracies for a, b, _ in pairs for e in (a, b)})
@@ -71,6 +73,8 @@ def matrix(group: Group, task: str, pairs: Sequence[tuple[Entry, Entry, Differen
         "of its seeds; a single seed has no spread.",
         f"Measured on {group.device}.",
     ]
+    if alone := sorted(everyone - set(ranked)):
+        notes.insert(1, f"One seed, so no spread: {', '.join(alone)}.")
     header = ["model", "%, seeds", *(str(i) for i in range(1, len(ranked) + 1)), "rank"]
     return Table(title, header, rows, notes)
 

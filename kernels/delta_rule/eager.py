@@ -44,14 +44,14 @@ class _Delta(torch.autograd.Function):
         log_decay: Tensor | None,
         state: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        chunk = chunk_length(q.shape[2], None)
+        chunk, every = _slices(q)
         batch, heads, n, _ = q.shape
         # heads inside positions: joining them copies nothing
         y = v.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
         shape, state = state.shape, state.flatten(0, 1)
         states = []
         with torch.autocast(q.device.type, enabled=False):
-            for at in slices(q, q.shape[3], chunk):
+            for at in every:
                 states.append(state)
                 part, state = wy.forward(_chunks(q, k, v, beta, log_decay, at, chunk), state)
                 y[:, :, at] = joined(part, q[:, :, at])
@@ -62,12 +62,11 @@ class _Delta(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, beta, log_decay, *states = ctx.saved_tensors
-        chunk = chunk_length(q.shape[2], None)
+        chunk, every = _slices(q)
         grad_q, grad_k, grad_v, grad_beta = (torch.empty_like(x) for x in (q, k, v, beta))
         grad_decay = torch.empty_like(log_decay) if ctx.needs_input_grad[4] else None
         grad_state = grad_state.flatten(0, 1)
         with torch.autocast(q.device.type, enabled=False):
-            every = slices(q, q.shape[3], chunk)
             for at, state in zip(reversed(every), reversed(states), strict=True):
                 x = _chunks(q, k, v, beta, log_decay, at, chunk)
                 grad = in_chunks(wide(grad_y[:, :, at]), chunk)
@@ -81,6 +80,13 @@ class _Delta(torch.autograd.Function):
                     grad_decay[:, :, at] = joined(found.log_decay, like)[..., 0]
         grad_state = grad_state.unflatten(0, q.shape[:2])
         return grad_q, grad_k, grad_v, grad_beta, grad_decay, grad_state
+
+
+def _slices(q: Tensor) -> tuple[int, list[slice]]:
+    """The length of a chunk, and slices of whole ones."""
+    chunk = chunk_length(q.shape[2], None)
+    # twice the features of linear attention: systems and their solutions are beside the pairs
+    return chunk, slices(q, 2 * q.shape[3], chunk)
 
 
 def _chunks(

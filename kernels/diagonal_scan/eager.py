@@ -75,8 +75,8 @@ def _scan_blocks_(h: Tensor, a: Tensor, reverse: bool) -> None:
     states, decays = h.unbind(2), a.expand(-1, -1, c, *a.shape[3:]).unbind(2)
     end, decay = states[first].clone(), decays[first].clone()
     for i in order[1:]:
-        end = torch.addcmul(states[i], decays[i], end)
-        decay = decay * decays[i]
+        torch.addcmul(states[i], decays[i], end, out=end)
+        decay *= decays[i]
     scan_(end, decay, reverse=reverse)
     into, source = (
         (slice(None, -1), slice(1, None)) if reverse else (slice(1, None), slice(None, -1))

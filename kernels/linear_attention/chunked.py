@@ -60,6 +60,23 @@ def backward(
     of_decay: bool,
 ) -> Gradients:
     """Gradients from those of the outputs and of the state after; in log-decays if wanted."""
+    grad_q, grad_k, grad_v, through, grad_state = _between_backward(
+        x, state, grad, grad_state, of_decay
+    )
+    # before the pairs inside chunks are added
+    from_q, from_k = (x.q * grad_q, x.k * grad_k) if of_decay else (grad_q, grad_k)
+    turn = x.decay.within_backward_(x.q, x.k, x.v, grad, (grad_q, grad_k, grad_v), of_decay)
+    grad_decay = None
+    if turn is not None and through is not None:
+        grad_decay = log_decay_gradient(turn, from_q, from_k, through)
+    return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_state)
+
+
+def _between_backward(
+    x: Chunks, state: Tensor, grad: Tensor, grad_state: Tensor, of_decay: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor]:
+    """What states carry between chunks: gradients in q, k and v, what passes through each chunk
+    (for that in its log-decays, if wanted), and the gradient in the state before."""
     total = x.decay.total
     decayed_k = x.decay.to_end(x.k)
     states = _states_before(x, state, decayed_k.mT @ x.v)
@@ -67,18 +84,12 @@ def backward(
     # the gradient in the state after each chunk: what later chunks read of it, decayed
     past = torch.cat([reads[:, 1:], grad_state[:, None]], dim=1)
     scan_(past, total.roll(-1, dims=1), reverse=True)
-    grad_v = decayed_k @ past
+    through = ((states * past).sum(dim=-1, keepdim=True) * total).mT if of_decay else None
+    grad_state = reads[:, 0] + total[:, 0] * past[:, 0]
+    del reads  # as large as what follows: live bytes must not exceed fused attention's
     grad_q = x.decay.from_start(grad @ states.mT)
     grad_k = x.decay.to_end(x.v @ past.mT)
-    # before the pairs inside chunks are added
-    from_q, from_k = (x.q * grad_q, x.k * grad_k) if of_decay else (grad_q, grad_k)
-    turn = x.decay.within_backward_(x.q, x.k, x.v, grad, (grad_q, grad_k, grad_v), of_decay)
-    grad_decay = None
-    if turn is not None:
-        through = ((states * past).sum(dim=-1, keepdim=True) * total).mT
-        grad_decay = log_decay_gradient(turn, from_q, from_k, through)
-    grad_state = reads[:, 0] + total[:, 0] * past[:, 0]
-    return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_state)
+    return grad_q, grad_k, decayed_k @ past, through, grad_state
 
 
 def _states_before(x: Chunks, state: Tensor, added: Tensor) -> Tensor:

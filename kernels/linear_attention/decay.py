@@ -52,7 +52,8 @@ class Decay:
         grad_q, grad_k, grad_v = grads
         weights = self._weights(q, k)
         _add_product_(grad_v, weights.mT, grad)
-        grad_weights = grad @ v.mT
+        # over the weights, unless they are needed again
+        grad_weights = torch.matmul(grad, v.mT, out=None if of_decay else weights)
         turn = None
         if of_decay:
             # the diagonal has no decay: left out, so that it need not cancel

@@ -11,7 +11,7 @@ from kernels.linear_attention.feature_map import FeatureMap
 
 # so many slices at most, however long the sequence is, and none shorter than so many positions
 SLICES, SHORTEST = 32, 128
-# features of a slice; a causal one, with chunk matrices and states beside them, takes a quarter
+# features of a slice; a causal one, with chunk matrices and states beside them, takes half
 FEATURES = 1 << 18
 
 
@@ -85,7 +85,7 @@ class Plan:
 def slices(x: Float[Tensor, "B H N K"], features: int, chunk: int = 1) -> list[slice]:
     """Slices of whole chunks, few, and short beside the sequence: what is made again is small."""
     batch, heads, n, _ = x.shape
-    room = FEATURES if chunk == 1 else -(-FEATURES // 4)
+    room = FEATURES if chunk == 1 else -(-FEATURES // 2)
     count = min(SLICES, -(-batch * heads * n * features // room), -(-n // SHORTEST))
     size = -(-n // (count * chunk)) * chunk
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]

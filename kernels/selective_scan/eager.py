@@ -9,19 +9,19 @@ Legend: X batch times groups, T positions of a slab, S states, D channels of a g
 last, so that every elementwise pass runs along whole rows.
 """
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 from kernels.diagonal_scan.eager import scan_
 from kernels.selective_scan.call import around
 
 # states of a slab (they should fit the cache), the fewest positions it may have, the most slabs
-STATES, SHORTEST, SLABS = 1 << 19, 64, 64
+STATES, SHORTEST, SLABS = 1 << 20, 64, 64
 
 
 def run(
@@ -37,19 +37,7 @@ def run(
     delta_softplus: bool = False,
     initial_state: Float[Tensor, "B D S"] | None = None,
 ) -> tuple[Float[Tensor, "B D N"], Float[Tensor, "B D S"]]:
-    return around(_few, u, delta, a, b, c, d, z, delta_bias, delta_softplus, initial_state)
-
-
-def _few(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The recurrence, a few sequences at a time."""
-    n = u.shape[2]
-    positions = min(n, max(SHORTEST, -(-n // SLABS)))
-    few = max(1, STATES // (a[0].numel() * positions))
-    parts = zip(*(x.split(few) for x in (u, delta, a, b, c, h)), strict=True)
-    y, h = (torch.cat(x) for x in zip(*(_Scan.apply(*part) for part in parts), strict=True))
-    return y, h
+    return around(_Scan.apply, u, delta, a, b, c, d, z, delta_bias, delta_softplus, initial_state)
 
 
 class _Scan(torch.autograd.Function):
@@ -59,40 +47,70 @@ class _Scan(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, h: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y = delta.new_empty(u.shape)
-        before = []
+        y, last = delta.new_empty(u.shape), torch.empty_like(h)
+        slabs, few = _cut(u, a)
+        before = h.new_empty(len(slabs), *h.shape)
+        room = _room(2, slabs, few, a)
         with torch.autocast(u.device.type, enabled=False):
-            for part in _slabs(u, a):
-                before.append(h)
-                u_t, step, b_t, c_t = (_rows(x, part, a.dtype) for x in (u, delta, b, c))
-                h_t, _ = _states(u_t, step, a, b_t, h)
-                y[:, :, part] = (c_t[:, :, None] @ h_t)[:, :, 0].mT
-                h = h_t[:, -1].clone()
-        ctx.save_for_backward(u, delta, a, b, c, torch.stack(before))
-        return y, h
+            for some in few:
+                h_t = h[some]
+                for i, part in enumerate(slabs):
+                    before[i, some] = h_t
+                    u_t, step, b_t, c_t = (_rows(x[some], part, a.dtype) for x in (u, delta, b, c))
+                    states, _ = _states(u_t, step, a[some], b_t, h_t, room)
+                    y[some, :, part] = (c_t[:, :, None] @ states)[:, :, 0].mT
+                    h_t = states[:, -1].clone()
+                last[some] = h_t
+        ctx.save_for_backward(u, delta, a, b, c, before)
+        return y, last
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_y: Tensor, grad_h: Tensor) -> tuple[Tensor, ...]:
         u, delta, a, b, c, before = ctx.saved_tensors
         grads = [torch.empty_like(x) for x in (u, delta, b, c)]
-        grad_a = torch.zeros_like(a)
-        parts = _slabs(u, a)
+        grad_a, grad_first = torch.zeros_like(a), torch.empty_like(grad_h)
+        slabs, few = _cut(u, a)
+        room = _room(3, slabs, few, a)
         with torch.autocast(u.device.type, enabled=False):
-            for part, h in reversed(list(zip(parts, before.unbind(), strict=True))):
-                arguments = [_rows(x, part, a.dtype) for x in (u, delta, b, c, grad_y)]
-                *found, share, grad_h = _slab_backward(a, h, grad_h, *arguments)
-                for whole, x in zip(grads, found, strict=True):
-                    whole[:, :, part] = x.mT
-                grad_a += share
+            for some in few:
+                grad_h_t = grad_h[some]
+                for part, h in reversed(list(zip(slabs, before[:, some].unbind(), strict=True))):
+                    arguments = [_rows(x[some], part, a.dtype) for x in (u, delta, b, c, grad_y)]
+                    *found, share, grad_h_t = _slab_backward(
+                        a[some], h, grad_h_t, *arguments, room=room
+                    )
+                    for whole, x in zip(grads, found, strict=True):
+                        whole[some, :, part] = x.mT
+                    grad_a[some] += share
+                grad_first[some] = grad_h_t
         grad_u, grad_delta, grad_b, grad_c = grads
-        return grad_u, grad_delta, grad_a, grad_b, grad_c, grad_h
+        return grad_u, grad_delta, grad_a, grad_b, grad_c, grad_first
 
 
-def _slabs(u: Tensor, a: Tensor) -> list[slice]:
-    n = u.shape[2]
-    size = max(SHORTEST, STATES // a.numel(), -(-n // SLABS))
-    return [slice(start, start + size) for start in range(0, n, size)]
+def _cut(u: Tensor, a: Tensor) -> tuple[list[slice], list[slice]]:
+    """Slabs of positions, and the sequences that go together."""
+    many, n = u.shape[0], u.shape[2]
+    size = min(n, max(SHORTEST, STATES // a.numel(), -(-n // SLABS)))
+    few = max(1, STATES // (a[0].numel() * size))
+    return _slices(n, size), _slices(many, few)
+
+
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, length)) for start in range(0, length, size)]
+
+
+def _room(
+    count: int, slabs: list[slice], few: list[slice], a: Float[Tensor, "X S D"]
+) -> Float[Tensor, "count K"]:
+    """Memory for all states of a slab, used again by every slab: fresh pages cost more than what
+    is written to them."""
+    return a.new_empty(count, few[0].stop * (slabs[0].stop + 1) * a[0].numel())
+
+
+def _shaped(room: Float[Tensor, " K"], *shape: int) -> Tensor:
+    """Contiguous: a product would copy a part of something larger."""
+    return room[: math.prod(shape)].view(shape)
 
 
 def _rows(x: Float[Tensor, "X K N"], part: slice, dtype: torch.dtype) -> Float[Tensor, "X T K"]:
@@ -105,10 +123,14 @@ def _states(
     a: Float[Tensor, "X S D"],
     b: Float[Tensor, "X T S"],
     h: Float[Tensor, "X S D"],
+    room: Float[Tensor, "2 K"],
 ) -> tuple[Float[Tensor, "X T S D"], Float[Tensor, "X T+1 S D"]]:
     """Every state, and what each position keeps of the state before, with a 1 after the last."""
-    decay = (pad(delta, (0, 0, 0, 1))[:, :, None] * a[:, None]).exp_()
-    states = (delta * u)[:, :, None] * b[..., None]
+    (x, t, _), (_, s, d) = u.shape, a.shape
+    states, decay = _shaped(room[0], x, t, s, d), _shaped(room[1], x, t + 1, s, d)
+    torch.mul(delta[:, :, None], a[:, None], out=decay[:, :-1]).exp_()
+    decay[:, -1] = 1
+    torch.mul((delta * u)[:, :, None], b[..., None], out=states)
     states[:, 0].addcmul_(decay[:, 0], h)
     return scan_(states, decay[:, :-1]), decay
 
@@ -122,14 +144,17 @@ def _slab_backward(
     b: Float[Tensor, "X T S"],
     c: Float[Tensor, "X T S"],
     grad_y: Float[Tensor, "X T D"],
+    *,
+    room: Float[Tensor, "3 K"],
 ) -> tuple[Tensor, ...]:
     """Gradients in u, delta, b, c, a and in the state before, from that in the state after."""
-    states, decay = _states(u, delta, a, b, h)
-    grad_c = (states @ grad_y[..., None])[..., 0]
-    grad = grad_y[:, :, None] * c[..., None]
+    states, decay = _states(u, delta, a, b, h, room[:2])
+    # a row times a matrix: several times faster than the matrix times a column
+    grad_c = (grad_y[:, :, None] @ states.mT)[:, :, 0]
+    grad = torch.mul(grad_y[:, :, None], c[..., None], out=_shaped(room[2], *states.shape))
     grad[:, -1] += grad_h
     scan_(grad, decay[:, 1:], reverse=True)
-    grad_b = (grad @ (delta * u)[..., None])[..., 0]
+    grad_b = ((delta * u)[:, :, None] @ grad.mT)[:, :, 0]
     through = (b[:, :, None] @ grad)[:, :, 0]
     grad_h = grad[:, 0] * decay[:, 0]
     # of delta a, the logarithm of the decay

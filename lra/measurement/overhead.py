@@ -21,6 +21,7 @@ import torch
 from lra import presets
 from lra.app import set_up_logging
 from lra.config import RunConfig, load
+from lra.freed_memory import keep_freed_memory
 from lra.model import make_model, model_spec
 from lra.progress import progress
 from lra.runner import build_splits, make_fabric, make_task
@@ -117,4 +118,5 @@ def _ratio(harness: np.ndarray, bare: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

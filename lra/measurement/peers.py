@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from lra.app import set_up_logging
 from lra.conformance.subject import load
 from lra.errors import UserError, nearest
+from lra.freed_memory import keep_freed_memory
 from lra.measurement.lock import DeviceLock
 from lra.measurement.peer_modules import PEERS, Peer, Size
 from lra.measurement.timing import ratio, sample_ms
@@ -217,4 +218,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

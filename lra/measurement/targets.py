@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from lra.app import set_up_logging
+from lra.freed_memory import keep_freed_memory
 from lra.kernel_bench.call import Call
 from lra.kernel_bench.draw import Case, Draw, Inputs
 from lra.kernel_bench.inputs.attention import attention
@@ -120,4 +121,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,9 +15,9 @@ from kernels.dispatch import Op
 from kernels.flops import FORMULAS, count_flops, formula
 from models.build import make_mixer
 from models.spec import LayerSpec
+from tests.bare_mixers import mixer_config, mixer_names
 
 B, H, N, K = 2, 3, 16, 8
-CONF_MIXER = Path(__file__).resolve().parents[2] / "conf" / "mixer"
 
 
 def flop(function: Callable[[], object]) -> int:
@@ -256,16 +254,10 @@ def test_data_movement_computes_nothing() -> None:
     assert count_flops(lambda: (move(), mix(torch.randn(N, N)))).coverage < 0.95
 
 
-def mixer_configs() -> list[str]:
-    return sorted(path.stem for path in CONF_MIXER.glob("*.yaml") if path.stem != "custom")
-
-
-@pytest.mark.parametrize("name", mixer_configs())
+@pytest.mark.parametrize("name", mixer_names())
 def test_no_mixer_mixes_for_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """FLOPs inside the ops that a mixer calls; where it calls none, those outside ``nn.Linear``."""
-    config = yaml.safe_load((CONF_MIXER / f"{name}.yaml").read_text())
-    # knobs that depend on the length are strings until Hydra has seen them
-    config = {k: 4 if isinstance(v, str) and v.startswith("${") else v for k, v in config.items()}
+    config = mixer_config(name, size=4)
     mixer = make_mixer(config, LayerSpec(dim=2 * K, heads=2, max_len=2 * N, causal=False))
     inside: list[float] = []
     call, linear = Op.__call__, nn.Linear.forward

@@ -1,13 +1,11 @@
 """Tracked peaks against the allocator's own events, arithmetic, and fake tensors."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import Tensor, nn
 from torch.distributed._tools.mem_tracker import MemTracker
 
@@ -16,12 +14,12 @@ from lra.measurement.memory import MIB, peak_memory_mib, predict_memory_mib
 from lra.measurement.step import StepFns
 from models.build import make_mixer
 from models.spec import LayerSpec
+from tests.bare_mixers import mixer_config, mixer_names
 
 B, N, D = 2, 256, 64
 CPU = torch.device("cpu")
 # their scratch inside the op is large
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
-CONF_MIXER = Path(__file__).resolve().parents[2] / "conf" / "mixer"
 
 
 def peak(function: Callable[[], object], *held: object) -> float:
@@ -247,22 +245,10 @@ def test_an_endless_forward_is_given_up() -> None:
     assert predicted.mib is None and predicted.reason is not None and "limit" in predicted.reason
 
 
-def mixer_configs() -> list[str]:
-    return sorted(path.stem for path in CONF_MIXER.glob("*.yaml") if path.stem != "custom")
-
-
-def for_short_sequences(value: Any) -> Any:
-    """``${sized:64}`` and ``${sized:8,2}``, strings until Hydra has seen them, as 16 and 2."""
-    if not isinstance(value, str) or not value.startswith("${"):
-        return value
-    return int(value.strip("}").partition(",")[2] or 16)
-
-
-@pytest.mark.parametrize("name", mixer_configs())
+@pytest.mark.parametrize("name", mixer_names())
 def test_mixers_of_the_repository(name: str) -> None:
     """Allocator, tracker and prediction of a training step of the mixer alone."""
-    config = yaml.safe_load((CONF_MIXER / f"{name}.yaml").read_text())
-    config = {knob: for_short_sequences(value) for knob, value in config.items()}
+    config = mixer_config(name, size=16)
     torch.manual_seed(0)
     mixer = make_mixer(config, LayerSpec(dim=D, heads=2, max_len=128, causal=False))
     parameters = list(mixer.parameters())

@@ -56,6 +56,21 @@ def test_equals_one_softmax_over_the_pairs_that_the_rounds_show(n, n_hashes, pai
         assert not seen.all()
 
 
+def test_more_rounds_than_a_byte_counts():
+    mixer, x = build(bucket_size=4, n_hashes=300), inputs(6)
+    x[:, 1] = x[:, 0]  # in one bucket every time
+    torch.testing.assert_close(mixer(x), by_hand(mixer, x)[0])
+
+
+def test_numbers_that_32_bits_do_not_hold():
+    """Bucket and chunk together, of a long sequence in tiny buckets."""
+    mixer = Reformer(DIM, heads=HEADS, max_len=1 << 17, causal=False, bucket_size=1)
+    last = torch.tensor([[[[0, 1]]]]), torch.tensor([[[[0, 1]]]])
+    bucket, inverse = (x.expand(1, 1, 1, 2).repeat(1, 1, 1, 1 << 16) for x in last)
+    cells = mixer._cells(bucket * (1 << 16), inverse)
+    assert cells.max().item() == (1 << 16) * ((1 << 17) + 1) + 1
+
+
 @pytest.mark.parametrize("bucket_size", [17, 40])
 def test_one_bucket_is_dense_attention_that_avoids_itself(bucket_size):
     mixer, x = build(bucket_size=bucket_size, n_hashes=2), inputs(17)

@@ -120,6 +120,18 @@ def test_the_table_of_cross_overs_marks_disguises_and_how_far_it_goes(rows, make
         assert part in said
 
 
+def test_remarks_of_the_cross_overs_name_few_systems_and_count_many(rows, make_lengths):
+    for name in ("bigbird", "luna", "linear_transformer", "s4d"):
+        rows += make_lengths(name, lengths=LONG[:4])
+    rows += make_lengths("longformer", lengths=LONG, degenerate=lambda n: n < 512,
+                         peak_mem_mib=lambda n: n / 9)  # fmt: skip
+    (view,) = views(rows)
+    told = lengths_table.crossing_table(view, "fused", crossings(view, "fused")).notes
+    assert "System not measured from N=4096: most systems (time, forward)." in told
+    # in every column: those need no naming
+    assert "Dense attention itself at N=256, left out: longformer." in told
+
+
 def test_the_control_tells_how_far_cells_drift(rows, make_lengths):
     """The same ops under another name, 20 % slower: no answer, and wider intervals for all."""
     (alone,) = views(rows)

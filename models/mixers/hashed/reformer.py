@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int32, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from kernels.attention import attention
@@ -158,12 +158,14 @@ class Reformer(Mixer):
 
     def _cells(
         self, bucket: Int64[Tensor, "R B H N"], inverse: Int64[Tensor, "R B H N"]
-    ) -> Int32[Tensor, "R B H N"]:
+    ) -> Int[Tensor, "R B H N"]:
         """Bucket and chunk of every token in one number: a token sees those of its own number and
         of the number before it. No bucket has the number before another bucket's first."""
         chunk = self.chunk(bucket.shape[-1])
         chunks = -(-bucket.shape[-1] // chunk)
-        return (bucket * (chunks + 1) + inverse // chunk).int()
+        cells = bucket * (chunks + 1) + inverse // chunk
+        buckets = (2 * self.rotations.shape[-1] // self.digits) ** self.digits
+        return cells.int() if buckets * (chunks + 1) < 1 << 31 else cells
 
     def _rounds(
         self,
@@ -171,7 +173,7 @@ class Reformer(Mixer):
         k: Float[Tensor, "B H N K"],
         v: Float[Tensor, "B H N V"],
         real: Bool[Tensor, "B N"],
-        cells: Int32[Tensor, "R B H N"],
+        cells: Int[Tensor, "R B H N"],
         order: Int64[Tensor, "r B H N"],
         inverse: Int64[Tensor, "r B H N"],
         start: int,
@@ -187,13 +189,13 @@ class Reformer(Mixer):
 
         real = real[:, None].expand(-1, q.shape[1], -1)
         seen = look_around(cut(take_rows(real, order)))[..., None, :]
-        count = torch.zeros((), dtype=torch.uint8, device=q.device)
+        count = torch.zeros((), dtype=torch.short, device=q.device)
         own_rounds = []
         for r, cell in enumerate(cells, start=-start):
             own = cut(take_rows(cell, order))
             apart = own[..., :, None] - look_around(own)[..., None, :]
             together = apart.bitwise_right_shift_(1) == 0  # 0 or 1
-            count = count + together.view(torch.uint8)
+            count = count + together
             if 0 <= r < len(order):
                 own_rounds.append(together.unflatten(0, (len(order), -1))[r])
         seen = seen & torch.cat(own_rounds)

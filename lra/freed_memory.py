@@ -18,6 +18,12 @@ TUNABLES = {
     "glibc.malloc.hugetlb": 1,
 }
 VARIABLE = "GLIBC_TUNABLES"
+SETTING = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+
+
+def keeps_freed_memory() -> bool:
+    """Whether this process was started with ``TUNABLES``."""
+    return os.environ.get(VARIABLE) == SETTING
 
 
 def keep_freed_memory() -> None:
@@ -29,7 +35,7 @@ def keep_freed_memory() -> None:
     """
     if VARIABLE in os.environ or platform.libc_ver()[0] != "glibc" or not _is_started_itself():
         return
-    os.environ[VARIABLE] = ":".join(f"{name}={value}" for name, value in TUNABLES.items())
+    os.environ[VARIABLE] = SETTING
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

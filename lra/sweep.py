@@ -97,7 +97,8 @@ def _go_on(
         if code < 0 or killed:
             store.explain(*_cause(-code, killed))
         if killed:
-            break
+            # its time is up: what hung gets its row, nothing else is begun
+            cfg.limits.time_s = 1.0
         before, end = death, _run(cfg, changed)
     return end
 

@@ -20,6 +20,7 @@ from plots import (
     kernels,
     length_devices,
     lengths_table,
+    levels_table,
     lra_table,
     memory_vs_length,
     pairs,
@@ -36,7 +37,7 @@ OF_RUNS = ("accuracy_vs_speed", "lra_table", "pairs")
 OF_KERNELS = ("kernels", "devices")
 OF_LENGTHS = (
     "time_vs_length", "memory_vs_length", "flops_vs_length", "crossover", "decode_vs_length",
-    "lengths_table", "speed_table", "length_devices",
+    "lengths_table", "levels_table", "speed_table", "length_devices",
 )  # fmt: skip
 Maker = Callable[[], list[Path]]
 NAMES = (*OF_RUNS, *OF_KERNELS, *OF_LENGTHS, "conformance")
@@ -138,6 +139,7 @@ def _of_lengths(
         "lengths_table": lambda: lengths_table.write(
             shown, lengths_table.read_models(results), out
         ),
+        "levels_table": lambda: levels_table.write(shown, out),
         "speed_table": lambda: speed_table.write(shown, published, out),
         "length_devices": lambda: length_devices.write(shown, out),
     }

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from lra.results.packs import device_slug
 from lra.results.schema import FAMILIES, LengthRow
 from plots.family_panels import Quantity, family_lines, legend, markers, reference_lines
-from plots.length_entries import LEVELS, Series, View
+from plots.length_entries import DECODING, LEVELS, Series, View
 from plots.length_notes import conditions, notes, samples
 from plots.length_panels import draw
 from plots.lines import Panel
@@ -35,7 +35,8 @@ def write(views: Sequence[View], out: Path) -> list[Path]:
         decoding = [one for one in shown if one.timed]
         if decoding:
             with style():
-                path = out / device_slug(view.device) / f"decode_vs_length_{view.suffix}"
+                name = f"decode_vs_length_{view.suffix.removesuffix(DECODING)}"
+                path = out / device_slug(view.device) / name
                 written += save(chart(view, shown, decoding), path)
     return written
 

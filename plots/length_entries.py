@@ -15,6 +15,7 @@ PASSES = {
 }  # fmt: skip
 LEVELS = {"mixer": "bare mixer", "block": "one block", "model": "whole model"}
 BASELINE = "transformer"
+DECODING = "_decode"  # ends the name of its view
 Kind = Literal["fused", "naive"]
 # the backend of the baseline's attention, by kind
 BASELINES: dict[Kind, str] = {"fused": "attention=sdpa", "naive": "attention=reference"}
@@ -123,7 +124,7 @@ def views(rows: Iterable[LengthRow]) -> list[View]:
     """What shares a figure, device by device.
 
     Where some system was measured causal and not, there are two views: one of the causal, one of
-    the others, with the systems that can only be causal in both.
+    the others, with the systems that can only be causal in both. Decoding has one of its own.
     """
     found = []
     for device, of_device in by_device(rows).items():
@@ -207,15 +208,18 @@ def _suffix(setting: Setting) -> str:
     return f"{setting.level}_{setting.dtype}_{setting.protocol}_{sizes}"
 
 
-def _directions(rows: Sequence[LengthRow]) -> dict[str, list[LengthRow]]:
+def _directions(rows: list[LengthRow]) -> dict[str, list[LengthRow]]:
     """Rows by suffix of their view."""
+    decoding = [row for row in rows if row.pass_ == "decode"]
+    rows = [row for row in rows if row.pass_ != "decode"]
     causal, others = ({r.model for r in rows if r.causal == value} for value in (True, False))
-    if not causal & others:
-        return {"": list(rows)}
-    return {
-        "": [row for row in rows if not row.causal or row.model not in others],
-        "_causal": [row for row in rows if row.causal],
-    }
+    found = {"": rows}
+    if causal & others:
+        found = {
+            "": [row for row in rows if not row.causal or row.model not in others],
+            "_causal": [row for row in rows if row.causal],
+        }
+    return {more: of for more, of in {**found, DECODING: decoding}.items() if of}
 
 
 def kind_of(row: LengthRow) -> Kind | None:

@@ -21,6 +21,10 @@ NEEDS = {
         f"{SWEEP[:-1]} task.level=mixer task.causal=true task.passes=[decode]`",
     ),
     "lengths_table": ("time of a call", SWEEP),
+    "levels_table": (
+        "system timed at several levels",
+        f"{SWEEP[:-1]} task.level=mixer,block,model`",
+    ),
     "speed_table": (
         "training step of a whole model at 1K to 4K",
         f"{SWEEP[:-1]} task.lengths=[1024,2048,3072,4096]`",

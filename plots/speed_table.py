@@ -102,7 +102,7 @@ def _table(
             row, base = _at(one, n), _at(_baseline(view, one), n)
             cells += [
                 _value(row, value),
-                _times(ratio(row, base), within_noise(view, row, base) and ratio is faster),
+                times(ratio(row, base), within_noise(view, row, base) and ratio is faster),
                 _cited(sources, _relative(published, one.first.model, f"{metric}@{k}K")),
             ]
         rows.append(cells)
@@ -117,14 +117,15 @@ def within_noise(view: View, mine: LengthRow | None, base: LengthRow | None) -> 
     if mine is None or base is None or mine is base:
         return False
     errors = [median_error(mine), median_error(base), drift_in(view)]
-    times = faster(mine, base)
-    return times is not None and abs(math.log(times)) < 1.96 * math.hypot(
+    ratio = faster(mine, base)
+    return ratio is not None and abs(math.log(ratio)) < 1.96 * math.hypot(
         *(e or 0.0 for e in errors)
     )
 
 
-def _times(times: float | None, same: bool) -> str:
-    return MISSING if times is None else f"{times:.2f}" + " ≈" * same
+def times(ratio: float | None, same: bool) -> str:
+    """A multiple in a cell, and whether it can be told from 1."""
+    return MISSING if ratio is None else f"{ratio:.2f}" + " ≈" * same
 
 
 def _cited(sources: Sources, known: tuple[PublishedRow, float] | None) -> str:

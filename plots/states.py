@@ -32,16 +32,19 @@ def state_table(view: View) -> Table:
     ends = list(dict.fromkeys((lengths[0], lengths[-1])))
     header = ["model", *(f"state, KiB, N={short(n)}" for n in ends), "growth of the state"]
     header += [f"ms a token, N={short(n)}" for n in ends]
+    header += [f"MFLOP a token, N={short(ends[-1])}"]
     rows = []
     for one, of, grown in found:
         kib = [of.values[of.lengths.index(n)] * KIB_A_MIB if n in of.lengths else None
                for n in ends]  # fmt: skip
         at = {row.length: row.median_ms for row in one.timed}
+        work = next((row.gflop for row in one.timed if row.length == ends[-1]), None)
         power = (
             f"{grown.exponent:.2f} ({grown.low:.2f} to {grown.high:.2f})" if grown else "too few"
         )
         cells = [number(value, 1) for value in kib], [number(at.get(n), 3) for n in ends]
-        rows.append([one.name, *cells[0], power, *cells[1]])
+        mflop = None if work is None else work * 1000
+        rows.append([one.name, *cells[0], power, *cells[1], number(mflop, 3)])
     notes = [
         f"Measured on {conditions(view, f'medians of {samples(s for s, *_ in found)} tokens')}.",
         "State: keys and values so far, or what stands for them, of one layer and sequence. "

@@ -148,7 +148,10 @@ class Bench:
         limit, decodes = self.place.config.limit_s, run.pass_ == "decode"
         step.model.train(run.pass_ != "forward")
         with at_most(FIRST_CALL_S), dispatch.record() as chosen:
-            call = self._decoder(run, subject, batch) if decodes else subject.call(step, run.pass_)
+            if decodes:
+                call, held = self._decoder(run, subject, batch)
+            else:
+                call, held = subject.call(step, run.pass_), held_by(step, run.pass_, batch)
             spent = self._seconds(partial(call, batch))
         run.backend = _backends(chosen)
         # each once, where it is first met
@@ -156,15 +159,16 @@ class Bench:
         refusals = [note for choice in chosen.all for note in choice.refusals]
         run.notes += [note for note in dict.fromkeys(refusals) if note not in said]
         step.model.zero_grad(set_to_none=True)
-        if not decodes:
-            # the first call may have built things, the tracked one is watched: the quicker counts
-            spent = min(spent, self._seconds(lambda: self._track(run, call, step, batch)))
+        # the first call may have built things, the tracked one is watched: the quicker counts
+        spent = min(spent, self._seconds(lambda: self._track(run, call, held, batch)))
         if spent > limit:
             raise CallTooLong(f"a call takes {spent:.1f} s, more than task.limit_s={limit:g}")
         self._calls[run.pass_] = call
 
-    def _decoder(self, run: PassRun, subject: Subject, batch: Inputs) -> Callable[[Inputs], object]:
-        """One more token, whatever the inputs."""
+    def _decoder(
+        self, run: PassRun, subject: Subject, batch: Inputs
+    ) -> tuple[Callable[[Inputs], object], Sequence[object]]:
+        """One more token, whatever the inputs; and what is held for it."""
         if subject.mixer is None:
             level = self.place.config.level
             raise Unsupported(f"decoding is a mixer's: task.level=mixer instead of {level}")
@@ -176,12 +180,16 @@ class Bench:
         subject.system.eval()
         decoder = Decoder(subject.mixer, batch.x)
         run.state_mib = decoder.state_mib
-        return lambda _: decoder.step()
+        return lambda _: decoder.step(), decoder.held
 
     def _track(
-        self, run: PassRun, call: Callable[[Inputs], object], step: StepFns, batch: Inputs
+        self,
+        run: PassRun,
+        call: Callable[[Inputs], object],
+        held: Sequence[object],
+        batch: Inputs,
     ) -> None:
-        held, device = held_by(step, run.pass_, batch), self.place.device
+        device = self.place.device
 
         def peak() -> None:
             run.peak_mem_mib = peak_memory_mib(partial(call, batch), *held, device=device)

@@ -1,5 +1,7 @@
 """One token after N others: a causal mixer at work step by step."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,11 @@ class Decoder:
         """The mixed next token ``(B, D)``; it is not kept, so that every call is the same one."""
         with torch.no_grad():
             return self._mixer.step(self._token, self._state)[0]
+
+    @property
+    def held(self) -> Sequence[object]:
+        """What exists before a step: the mixer, the token, the state."""
+        return self._mixer, self._token, self._state
 
     @property
     def state_mib(self) -> float:

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from importlib import metadata
 
+from lra.freed_memory import keeps_freed_memory
 from lra.resolvers import checkout
 
 LIBRARIES = (
@@ -41,6 +42,8 @@ def fingerprint(device_type: str, *, n_processes: int = 1) -> Fingerprint:
         versions["cuda"] = str(torch.version.cuda)
         name = torch.cuda.get_device_name()
     else:
+        if keeps_freed_memory():
+            versions["freed_memory"] = "kept"
         name = f"{cpu_name()} {os.cpu_count()} cores"
     return Fingerprint(
         device=name,

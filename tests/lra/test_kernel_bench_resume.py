@@ -93,7 +93,26 @@ def test_a_sweep_starts_again_behind_a_death_and_not_forever(tmp_path, monkeypat
     store.at_work("case", deaths[0])
     assert sweep._go_on(cfg, [], (-signal.SIGSEGV, False, "")) == (-signal.SIGSEGV, False, "")
     assert orders == [False, False, False]
-    assert sweep._go_on(cfg, [], (-9, True, "")) == (-9, True, "") and len(orders) == 3
+
+
+def test_what_hangs_gets_its_row_in_the_same_sweep(tmp_path, monkeypatch):
+    """The child behind the one that was killed finishes the case and begins no other."""
+    store, found = Store(tmp_path, "kernels_toy", KernelRow), []
+    store.folder.mkdir(parents=True)
+
+    def run(cfg, changed):
+        store.bury()
+        found.append((cfg.limits.time_s, store.read("case").killers))
+        return 1, False, ""
+
+    monkeypatch.setattr(sweep, "_run", run)
+    cfg = OmegaConf.create(
+        {"op": {"name": "toy"}, "paths": {"results": str(tmp_path)}, "limits": {"time_s": 60.0}}
+    )
+    store.at_work("case", "hangs")
+    assert sweep._go_on(cfg, [], (-9, True, "")) == (1, False, "")
+    ((time_s, killers),) = found
+    assert time_s < 5 and killers["hangs"][0] == "timeout" and cfg.limits.time_s == 60
 
 
 def test_a_time_limit_ends_between_cases(toy):

@@ -202,6 +202,10 @@ def test_a_cache_grows_with_the_length_and_a_recurrent_state_does_not(tmp_path):
         assert cache[n, "decode"].state_mib == pytest.approx(2 * n * 16 * 4 / MIB)
     assert state[16, "decode"].state_mib == state[32, "decode"].state_mib > 0
     assert all(row.median_ms for row in (*cache.values(), *state.values()))
+    # what is read of a cache grows with it
+    work = [cache[n, "decode"].gflop for n in (16, 32)]
+    assert 0 < work[0] < work[1] and state[16, "decode"].gflop == state[32, "decode"].gflop > 0
+    assert all(r.peak_mem_mib > r.state_mib for r in (*cache.values(), *state.values()))
 
 
 def test_the_decoder_gives_the_token_after_those_it_read(tmp_path):
@@ -220,7 +224,10 @@ def test_the_decoder_gives_the_token_after_those_it_read(tmp_path):
 # -- every model -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [n for n in presets.names("model") if n != "custom"])
+MODELS = [n for n in presets.names("model") if n != "custom"]
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_work_and_memory_of_every_model_are_known(tmp_path, name):
     """Predicted within 5 % of measured; no model is without operations or of unknown ones. The
     length is beyond most blocks, so that sparse systems are sparse."""
@@ -229,6 +236,18 @@ def test_work_and_memory_of_every_model_are_known(tmp_path, name):
     assert row.status == "ok", row.reason
     assert row.pred_mem_mib == pytest.approx(row.peak_mem_mib, rel=0.05)
     assert row.gflop > 0 and row.flop_coverage > 0.99
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_work_of_a_token_is_known(tmp_path, name):
+    words = ("task.level=mixer", "task.causal=true", "task.passes=[decode]")
+    rows = measured(tmp_path, f"model={name}", *words, "task.lengths=[33]")
+    row = rows[33, "decode"]
+    if row.status == "unsupported":
+        assert row.state_mib is None and row.reason
+        return
+    assert row.status == "ok", row.reason
+    assert row.gflop > 0 and row.flop_coverage > 0.99 and row.peak_mem_mib > row.state_mib
 
 
 # -- bad input -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ LONG = (256, 512, 1024, 2048, 4096, 8192)
 @pytest.fixture
 def rows(make_lengths):
     """A cache, a ring that is full at 1024, a constant state, and one that does not decode."""
-    more = {"pass_": "decode", "level": "mixer", "causal": True, "lengths": LONG}
+    more = {"pass_": "decode", "level": "mixer", "causal": True, "lengths": LONG, "gflop": 3e-3}
     rows = make_lengths("transformer", family="exact", backend="attention=sdpa",
                         state_mib=lambda n: n / 1024, **more)  # fmt: skip
     rows += make_lengths("sliding_window_attention", family="sparse",
@@ -30,12 +30,12 @@ def test_the_state_stands_beside_its_growth(rows):
     table = state_table(view)
     assert list(table.header) == [
         "model", "state, KiB, N=256", "state, KiB, N=8K", "growth of the state",
-        "ms a token, N=256", "ms a token, N=8K",
+        "ms a token, N=256", "ms a token, N=8K", "MFLOP a token, N=8K",
     ]  # fmt: skip
     found = {row[0]: list(row[1:]) for row in table.rows}
     assert found["transformer"][:3] == ["256.0", "8,192.0", "1.00 (1.00 to 1.00)"]
     assert found["sliding_window_attention"][:3] == ["256.0", "1,024.0", "0.00 (0.00 to 0.00)"]
-    assert found["s4"] == ["16.0", "16.0", "0.00 (0.00 to 0.00)", "2.560", "81.920"]
+    assert found["s4"] == ["16.0", "16.0", "0.00 (0.00 to 0.00)", "2.560", "81.920", "3.000"]
     assert "bigbird" not in found and "Without a state: bigbird." in table.notes
 
 
@@ -48,7 +48,8 @@ def test_a_state_is_of_one_sequence(make_lengths):
 def test_a_pack_of_decoders_makes_the_table_alone(rows, tmp_path):
     written = lengths_table.write(views(rows), {}, tmp_path)
     assert [path.name for path in written] == [
-        f"lengths_table_mixer_float32_laptop_b1d64h2l2.{kind}" for kind in ("md", "tex", "csv")
+        f"lengths_table_mixer_float32_laptop_b1d64h2l2_decode.{kind}"
+        for kind in ("md", "tex", "csv")
     ]
     assert written[0].read_text().startswith("### State beside the length N, protocol laptop")
     records = list(csv.DictReader(io.StringIO(written[2].read_text())))
@@ -59,12 +60,18 @@ def test_a_pack_of_decoders_makes_the_table_alone(rows, tmp_path):
     assert (power["answer"], float(power["value"])) == ("exponent", 0.0)
 
 
-def test_it_stands_below_the_growth_of_the_other_passes(rows, make_lengths, tmp_path):
-    rows += make_lengths("performer", level="mixer", causal=True, lengths=LONG)
-    text = lengths_table.write(views(rows), {}, tmp_path)[0].read_text()
-    titles = [line for line in text.splitlines() if line.startswith("###")]
-    assert [title.split(",")[0] for title in titles] == [
-        "### Growth with the length N", "### State beside the length N",
+def test_decoders_are_apart_from_the_other_passes_whatever_those_see(rows, make_lengths, tmp_path):
+    for causal in (True, False):
+        rows += make_lengths("performer", level="mixer", causal=causal, lengths=LONG)
+    growth, causal, decoding = views(rows)
+    assert [one.name for one in growth.series] == [one.name for one in causal.series]
+    assert decoding.passes == ["decode"] and "performer" not in str(decoding.series)
+    texts = [
+        f.read_text() for f in lengths_table.write(views(rows), {}, tmp_path) if f.suffix == ".md"
+    ]
+    assert [text.split(",")[0] for text in texts] == [
+        "### Growth with the length N", "### Growth with the length N",
+        "### State beside the length N",
     ]  # fmt: skip
 
 

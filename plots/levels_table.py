@@ -1,0 +1,147 @@
+"""How much of a mixer's speed is left in a block and in a whole model: each against fused attention
+at its own level, side by side."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lra.results.packs import device_slug
+from lra.results.schema import FAMILIES, LengthRow
+from plots.length_entries import LEVELS, PASSES, Series, View
+from plots.length_notes import conditions, counts
+from plots.length_panels import short
+from plots.speed_table import faster, times, within_noise
+from plots.tables import MISSING, Table, write_tables
+
+CSV_COLUMNS = (
+    "device", "dtype", "sizes", "model", "family", "causal", "pass", "length", "level", "status",
+    "degenerate", "n_params", "median_ms", "times_faster",
+)  # fmt: skip
+
+
+def write(views: Sequence[View], out: Path) -> list[Path]:
+    """``levels_table_<dtype>`` as .md, .tex and .csv in the folder of each device, where systems
+    were timed at several levels."""
+    written = []
+    for levels in stacks(views):
+        tables = [table(levels, pass_, n) for pass_, n in common(levels)]
+        if tables:
+            top = list(levels.values())[-1]
+            name = f"levels_table_{top.suffix.removeprefix(f'{top.setting.level}_')}"
+            path = out / device_slug(top.device) / name
+            written += write_tables(path, tables, CSV_COLUMNS, records(levels))
+    return written
+
+
+def stacks(views: Sequence[View]) -> list[dict[str, View]]:
+    """Views by level that differ in nothing else, the whole model last; its number of layers is its
+    own."""
+    found = []
+    timed = [view for view in views if "decode" not in view.passes]
+    for model in (view for view in timed if view.setting.level == "model"):
+        same = {
+            view.setting.level: view for view in timed
+            if view.setting.level != "model" and _place(view) == _place(model)
+        }  # fmt: skip
+        levels = {level: same[level] for level in LEVELS if level in same}
+        if levels:
+            found.append({**levels, "model": model})
+    return found
+
+
+def _place(view: View) -> tuple[object, ...]:
+    """What levels have to share; the last is the direction."""
+    of = view.setting
+    return view.device, of.dtype, of.dim, of.heads, of.protocol, of.batching, view.causal
+
+
+def common(levels: dict[str, View]) -> list[tuple[str, int]]:
+    """Passes and lengths that fused attention was timed in at every level."""
+    found = []
+    for pass_ in PASSES:
+        bases = [view.baseline("fused", pass_, view.causal) for view in levels.values()]
+        timed = [{row.length for row in base.timed} if base else set() for base in bases]
+        found += [(pass_, n) for n in sorted(set.intersection(*timed))]
+    return found
+
+
+def table(levels: dict[str, View], pass_: str, n: int) -> Table:
+    """Times as fast as fused attention, a column a level."""
+    rows, shown = [], list[LengthRow]()
+    for name in names(levels, pass_, n):
+        cells = [name]
+        for view in levels.values():
+            row, base = at(view, name, pass_, n), _base(view, name, pass_, n)
+            shown += [row] if row else []
+            ratio = faster(row, base)
+            cells.append(
+                times(ratio, within_noise(view, row, base)) if ratio is not None
+                else MISSING if row is None or row.status == "ok" else row.status
+            )  # fmt: skip
+        cells[0] += " †" * any(
+            row.degenerate for view in levels.values() if (row := at(view, name, pass_, n))
+        )
+        rows.append(cells)
+    top = levels["model"]
+    said = conditions(top, f"{PASSES[pass_]}, medians of {counts(shown)} calls")
+    notes = [
+        f"Measured on {said}; blocks and mixers in the same sizes, one of them.",
+        "Cells: how many times as fast as the transformer with fused attention (SDPA) at the same "
+        "level. A block adds norms, residuals and feed-forward to the mixer, a model embedding and "
+        "head: what all systems share, so that ratios come nearer to 1. ≈: within noise.",
+    ]
+    if any("†" in row[0] for row in rows):
+        notes.append("† dense softmax attention at this length.")
+    header = ["model", *(f"{LEVELS[level]} ×" for level in levels)]
+    return Table(f"Levels side by side at N={short(n)}, {PASSES[pass_]}", header, rows, notes)
+
+
+def names(levels: dict[str, View], pass_: str, n: int) -> list[str]:
+    """Systems that were tried at more than one level, by family and name."""
+    found: dict[str, tuple[int, str]] = {}
+    count: dict[str, int] = {}
+    for view in levels.values():
+        for one in view.of_pass(pass_):
+            if any(row.length == n for row in one.rows):
+                found[one.name] = FAMILIES.index(one.first.family), one.name
+                count[one.name] = count.get(one.name, 0) + 1
+    return sorted((name for name in found if count[name] > 1), key=lambda name: found[name])
+
+
+def at(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
+    """The row of that system."""
+    one = _series(view, name, pass_)
+    return next((row for row in one.rows if row.length == n), None) if one else None
+
+
+def _series(view: View, name: str, pass_: str) -> Series | None:
+    return next((one for one in view.of_pass(pass_) if one.name == name), None)
+
+
+def _base(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
+    """Fused attention beside that system."""
+    one = _series(view, name, pass_)
+    if one is None:
+        return None
+    base = view.baseline("fused", pass_, one.first.causal, one.first.variant)
+    return next((row for row in base.rows if row.length == n), None) if base else None
+
+
+def records(levels: dict[str, View]) -> Iterator[list[object]]:
+    """The same, one level a line, unrounded."""
+    top = levels["model"]
+    for pass_, n in common(levels):
+        for name in names(levels, pass_, n):
+            for level, view in levels.items():
+                row = at(view, name, pass_, n)
+                if row is not None:
+                    yield [
+                        view.device, top.setting.dtype, top.setting.sizes, name, row.family,
+                        row.causal, pass_, n, level, row.status, row.degenerate, row.n_params,
+                        row.median_ms, faster(row, _base(view, name, pass_, n)),
+                    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    from plots.__main__ import main
+
+    raise SystemExit(main("levels_table"))

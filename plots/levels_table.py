@@ -1,6 +1,7 @@
 """How much of a mixer's speed is left in a block and in a whole model: each against fused attention
 at its own level, side by side."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -96,15 +97,20 @@ def table(levels: dict[str, View], pass_: str, n: int) -> Table:
 
 
 def names(levels: dict[str, View], pass_: str, n: int) -> list[str]:
-    """Systems that were tried at more than one level, by family and name."""
-    found: dict[str, tuple[int, str]] = {}
-    count: dict[str, int] = {}
-    for view in levels.values():
-        for one in view.of_pass(pass_):
-            if any(row.length == n for row in one.rows):
-                found[one.name] = FAMILIES.index(one.first.family), one.name
-                count[one.name] = count.get(one.name, 0) + 1
-    return sorted((name for name in found if count[name] > 1), key=lambda name: found[name])
+    """Systems that were timed at more than one level, by family and name."""
+    timed = [
+        (FAMILIES.index(one.first.family), _name(view, one))
+        for view in levels.values() for one in view.of_pass(pass_)
+        if any(row.length == n for row in one.timed)
+    ]  # fmt: skip
+    return [name for key, count in sorted(Counter(timed).items()) if count > 1 for name in key[1:]]
+
+
+def _name(view: View, one: Series) -> str:
+    """Fused attention is called the same at every level, whatever it has to be told apart from."""
+    first = one.first
+    base = view.baseline("fused", first.pass_, first.causal)
+    return first.model if base and base.rows == one.rows else one.name
 
 
 def at(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
@@ -114,7 +120,7 @@ def at(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
 
 
 def _series(view: View, name: str, pass_: str) -> Series | None:
-    return next((one for one in view.of_pass(pass_) if one.name == name), None)
+    return next((one for one in view.of_pass(pass_) if _name(view, one) == name), None)
 
 
 def _base(view: View, name: str, pass_: str, n: int) -> LengthRow | None:

@@ -55,6 +55,13 @@ def test_what_a_fast_mixer_is_in_a_block_and_a_model(rows, tmp_path):
     with next(path for path in written if path.suffix == ".csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 18
+    # as in a pack where naive attention was timed at one level only
+    rows += [
+        replace(row, backend="attention=reference", median_ms=90.0) for row in rows
+        if (row.model, row.level) == ("transformer", "model")
+    ]  # fmt: skip
+    (levels,) = levels_table.stacks(views(rows))
+    assert cells(levels_table.table(levels, "forward", 4096)) == found
     line = next(x for x in lines if (x["model"], x["level"]) == ("performer", "mixer"))
     assert float(line["times_faster"]) == 10 and line["length"] == "1024"
 

@@ -16,6 +16,11 @@ paths = [str(Path(sitecustomize.__file__).parent), *filter(None, [os.environ.get
 os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: at the end one worker would wait for the other."""
+    items.sort(key=lambda item: item.name != "test_every_command_runs")
+
+
 @pytest.fixture(scope="session")
 def lra_data() -> Path:
     """Real data in the public layouts, or a skip that says why."""

@@ -10,7 +10,7 @@ from lra.results.schema import FAMILIES, LengthRow
 from plots.length_entries import LEVELS, PASSES, Series, View
 from plots.length_notes import conditions, counts
 from plots.length_panels import short
-from plots.speed_table import faster, times, within_noise
+from plots.speed_table import at, baseline, faster, times, within_noise
 from plots.tables import MISSING, Table, write_tables
 
 CSV_COLUMNS = (
@@ -69,19 +69,11 @@ def table(levels: dict[str, View], pass_: str, n: int) -> Table:
     """Times as fast as fused attention, a column a level."""
     rows, shown = [], list[LengthRow]()
     for name in names(levels, pass_, n):
-        cells = [name]
-        for view in levels.values():
-            row, base = at(view, name, pass_, n), _base(view, name, pass_, n)
-            shown += [row] if row else []
-            ratio = faster(row, base)
-            cells.append(
-                times(ratio, within_noise(view, row, base)) if ratio is not None
-                else MISSING if row is None or row.status == "ok" else row.status
-            )  # fmt: skip
-        cells[0] += " †" * any(
-            row.degenerate for view in levels.values() if (row := at(view, name, pass_, n))
-        )
-        rows.append(cells)
+        found = [(view, *beside(view, name, pass_, n)) for view in levels.values()]
+        own = [row for _, row, _ in found if row]
+        dense = any(row.degenerate for row in own)
+        rows.append([name + " †" * dense, *(_cell(*one) for one in found)])
+        shown += own
     top = levels["model"]
     said = conditions(top, f"{PASSES[pass_]}, medians of {counts(shown)} calls")
     notes = [
@@ -94,6 +86,13 @@ def table(levels: dict[str, View], pass_: str, n: int) -> Table:
         notes.append("† dense softmax attention at this length.")
     header = ["model", *(f"{LEVELS[level]} ×" for level in levels)]
     return Table(f"Levels side by side at N={short(n)}, {PASSES[pass_]}", header, rows, notes)
+
+
+def _cell(view: View, row: LengthRow | None, base: LengthRow | None) -> str:
+    ratio = faster(row, base)
+    if ratio is not None:
+        return times(ratio, within_noise(view, row, base))
+    return MISSING if row is None or row.status == "ok" else row.status
 
 
 def names(levels: dict[str, View], pass_: str, n: int) -> list[str]:
@@ -113,23 +112,10 @@ def _name(view: View, one: Series) -> str:
     return first.model if base and base.rows == one.rows else one.name
 
 
-def at(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
-    """The row of that system."""
-    one = _series(view, name, pass_)
-    return next((row for row in one.rows if row.length == n), None) if one else None
-
-
-def _series(view: View, name: str, pass_: str) -> Series | None:
-    return next((one for one in view.of_pass(pass_) if _name(view, one) == name), None)
-
-
-def _base(view: View, name: str, pass_: str, n: int) -> LengthRow | None:
-    """Fused attention beside that system."""
-    one = _series(view, name, pass_)
-    if one is None:
-        return None
-    base = view.baseline("fused", pass_, one.first.causal, one.first.variant)
-    return next((row for row in base.rows if row.length == n), None) if base else None
+def beside(view: View, name: str, pass_: str, n: int) -> tuple[LengthRow | None, LengthRow | None]:
+    """The row of that system, and that of fused attention."""
+    one = next((one for one in view.of_pass(pass_) if _name(view, one) == name), None)
+    return (at(one, n), at(baseline(view, one), n)) if one else (None, None)
 
 
 def records(levels: dict[str, View]) -> Iterator[list[object]]:
@@ -138,12 +124,12 @@ def records(levels: dict[str, View]) -> Iterator[list[object]]:
     for pass_, n in common(levels):
         for name in names(levels, pass_, n):
             for level, view in levels.items():
-                row = at(view, name, pass_, n)
+                row, base = beside(view, name, pass_, n)
                 if row is not None:
                     yield [
                         view.device, top.setting.dtype, top.setting.sizes, name, row.family,
                         row.causal, pass_, n, level, row.status, row.degenerate, row.n_params,
-                        row.median_ms, faster(row, _base(view, name, pass_, n)),
+                        row.median_ms, faster(row, base),
                     ]  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def _table(
     for one in view.of_pass(PASS):
         cells = [one.name + " †" * _dense(view, one)]
         for k, n in lengths(view).items():
-            row, base = _at(one, n), _at(_baseline(view, one), n)
+            row, base = at(one, n), at(baseline(view, one), n)
             cells += [
                 _value(row, value),
                 times(ratio(row, base), within_noise(view, row, base) and ratio is faster),
@@ -134,7 +134,7 @@ def _cited(sources: Sources, known: tuple[PublishedRow, float] | None) -> str:
 
 def _notes(view: View) -> list[str]:
     shown = view.of_pass(PASS)
-    bases = [base for one in shown if (base := _baseline(view, one))]
+    bases = [base for one in shown if (base := baseline(view, one))]
     notes = [
         f"Measured on {conditions(view, f'{PASSES[PASS]}, medians of {samples(shown)} calls')}.",
         "×: multiple of the transformer with fused attention (SDPA); published ×: multiple of "
@@ -144,7 +144,7 @@ def _notes(view: View) -> list[str]:
         notes.append(f"≈: not resolvable, the times differ by less than their noise. {noise(view)}")
     else:
         notes.append("The transformer with fused attention was not measured: no multiples.")
-    other = [o.name for o in shown if (b := _baseline(view, o)) and
+    other = [o.name for o in shown if (b := baseline(view, o)) and
              b.first.causal != o.first.causal]  # fmt: skip
     if other:
         notes.append(f"Compared with a transformer of the other causality, the only one measured: "
@@ -160,11 +160,13 @@ def _dense(view: View, one: Series) -> bool:
     return any(row.degenerate for row in one.rows if row.length in shown)
 
 
-def _baseline(view: View, one: Series) -> Series | None:
-    return view.baseline("fused", PASS, one.first.causal, one.first.variant)
+def baseline(view: View, one: Series) -> Series | None:
+    """The transformer with fused attention that a system is compared with."""
+    return view.baseline("fused", one.first.pass_, one.first.causal, one.first.variant)
 
 
-def _at(one: Series | None, length: int) -> LengthRow | None:
+def at(one: Series | None, length: int) -> LengthRow | None:
+    """The row of a length."""
     return next((row for row in one.rows if row.length == length), None) if one else None
 
 
@@ -193,7 +195,7 @@ def records(view: View, published: Sequence[PublishedRow]) -> list[list[object]]
     found: list[list[object]] = []
     for one in view.of_pass(PASS):
         for k, n in lengths(view).items():
-            row, base = _at(one, n), _at(_baseline(view, one), n)
+            row, base = at(one, n), at(baseline(view, one), n)
             theirs = [
                 _relative(published, one.first.model, f"{metric}@{k}K")
                 for metric in ("steps_per_s", "peak_mem")

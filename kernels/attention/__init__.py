@@ -89,8 +89,7 @@ def attention(
         causal: a query sees no key behind its own position.
         window: (left, right): a query at position p sees keys p - left .. p + right, inclusive.
         key_mask: False hides a key from every query.
-        score: soft cap, bias and activation of the scores; the plain softmax if None. A bias by
-            relative position is given as the (1, H, N, M) tensor that it makes: in memory of that.
+        score: soft cap, biases and activation of the scores; the plain softmax if None.
         scale: of the dot products; 1 / sqrt(K) if None.
         dropout_p: probability that a weight is dropped (the rest grows by 1 / (1 - p)).
         return_lse: also return the log of the softmax denominator, before dropout, differentiable,
@@ -167,12 +166,21 @@ def _check_score(q: Tensor, k: Tensor, score: Score, return_lse: bool) -> None:
         sizes = tuple(score.bias.shape)
         if len(sizes) != 4 or any(n not in (1, m) for n, m in zip(sizes, full, strict=True)):
             raise ValueError(f"score.bias must broadcast to (B, H, N, M) = {full}, got {sizes}")
+    if score.relative is not None:
+        sizes = tuple(score.relative.shape)
+        if len(sizes) != 2 or sizes[0] not in (1, q.shape[1]) or sizes[1] % 2 == 0:
+            raise ValueError(
+                f"score.relative must be (H, R) with H 1 or {q.shape[1]}, R odd, got {sizes}"
+            )
     if score.alibi is not None and score.alibi.shape != q.shape[1:2]:
         got = tuple(score.alibi.shape)
         raise ValueError(f"score.alibi must be one slope a head ({q.shape[1]},), got {got}")
-    for name, x in (("bias", score.bias), ("alibi", score.alibi)):
+    for name in ("bias", "relative", "alibi"):
+        x = getattr(score, name)
         if x is not None and (x.device != q.device or not x.is_floating_point()):
-            raise ValueError(f"score.{name} must be floating and on {q.device}")
+            raise ValueError(
+                f"score.{name} must be floating and on {q.device}, got {x.dtype} on {x.device}"
+            )
     if score.soft_cap is not None and score.soft_cap <= 0:
         raise ValueError(f"score.soft_cap must be above 0, got {score.soft_cap}")
     if score.activation not in ACTIVATIONS:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.dropout import kept
+from kernels.attention.relative import entry, from_diagonals, onto_diagonals
 from kernels.attention.score import Activation, elementwise, elementwise_slope
 from kernels.attention.tiles import At, Band, Tile, add_cut, cut, put
 
@@ -43,7 +44,8 @@ class Call:
     """The tensors of one call and its plan; computes any tile of it."""
 
     def __init__(self, tensors: Sequence[Any], plan: Plan):
-        self.q, self.k, self.v, self.bias, self.alibi, self.key_mask, *self.bits = tensors
+        self.q, self.k, self.v, self.bias, self.relative, self.alibi, *rest = tensors
+        self.key_mask, *self.bits = rest
         self.plan = plan
         self.wide = torch.promote_types(self.q.dtype, torch.float32)
         self._ceiling: tuple[tuple[int, ...], Tensor] | None = None
@@ -109,6 +111,10 @@ class Call:
         if self.bias is not None:
             part = self.bias[self.bias_index(at, tile)]
             u.add_(part.expand(*self.q[at].shape[:2], *u.shape[2:]).reshape(u.shape))
+        if self.relative is not None:
+            table = self.relative[at[1]].to(self.wide)
+            part = from_diagonals(table[:, self.entries(tile)], tile.rows)
+            u.unflatten(0, self.q[at].shape[:2]).add_(part[:, None])
         if self.alibi is not None:
             slopes = self.alibi[at[1]].repeat(self.q[at].shape[0])[:, None, None, None]
             u.sub_(slopes.to(self.wide) * band.relative(tile, u.device).abs())
@@ -169,16 +175,23 @@ class Call:
         sizes = self.bias.shape
         return tuple(slice(None) if n == 1 else s for n, s in zip(sizes, where, strict=True))
 
+    def entries(self, tile: Tile) -> Tensor:
+        """The entry of each diagonal of a block in the table of relative positions."""
+        return entry(self.relative, self.plan.band.diagonals(tile, self.q.device))
+
     def add_bias_gradients(self, grads: "Gradients", d_u: Tensor, at: At, tile: Tile) -> None:
-        """Adds what a tile gives to the gradients of bias and slopes, where those are wanted."""
-        shape = (*self.q[at].shape[:2], *d_u.shape[2:])
+        """Adds what a tile gives to the gradients of biases and slopes, where those are wanted."""
+        groups = self.q[at].shape[:2]
         if grads.bias is not None:
             part = grads.bias[self.bias_index(at, tile)]
-            part += d_u.reshape(shape).sum_to_size(part.shape)
+            part += d_u.reshape(*groups, *d_u.shape[2:]).sum_to_size(part.shape)
+        if grads.relative is not None:
+            each = onto_diagonals(d_u.unflatten(0, groups).sum((0, 2)))
+            grads.relative[at[1]].scatter_add_(1, self.entries(tile).expand_as(each), each)
         if grads.alibi is not None:
             distance = self.plan.band.relative(tile, d_u.device).abs()
             each = (d_u * distance).sum((1, 2, 3))
-            grads.alibi[at[1]] -= each.unflatten(0, shape[:2]).sum(0)
+            grads.alibi[at[1]] -= each.unflatten(0, groups).sum(0)
 
 
 class Gradients:
@@ -192,4 +205,5 @@ class Gradients:
         self.q = torch.empty_like(call.q, memory_format=torch.contiguous_format)
         self.k, self.v = zeros(call.k), zeros(call.v)
         self.bias = zeros(call.bias) if wanted[3] else None
-        self.alibi = zeros(call.alibi) if wanted[4] else None
+        self.relative = zeros(call.relative) if wanted[4] else None
+        self.alibi = zeros(call.alibi) if wanted[5] else None

@@ -42,7 +42,9 @@ def run(
     bits: tuple[Tensor | None, Tensor | None] = (None, None)
     if dropout_p:
         bits = (draw((*q.shape[:3], 1), q.device), draw((*k.shape[:3], 1), k.device))
-    out, lse = TiledAttention.apply(q, k, v, score.bias, score.alibi, key_mask, *bits, plan)
+    table = None if score.relative is None else score.relative.expand(q.shape[1], -1)
+    scores = (score.bias, table, score.alibi)
+    out, lse = TiledAttention.apply(q, k, v, *scores, key_mask, *bits, plan)
     return (out, lse) if return_lse else out
 
 
@@ -75,8 +77,9 @@ class TiledAttention(torch.autograd.Function):
         with torch.autocast(d_out.device.type, enabled=False):
             for at, tile in work(call):
                 call.attend_backward(at, tile, d_out, d_lse, grads)
-        found = (grads.q.mul_(call.plan.scale), grads.k, grads.v, grads.bias, grads.alibi)
-        inputs = (call.q, call.k, call.v, call.bias, call.alibi)
+        biases = (grads.bias, grads.relative, grads.alibi)
+        found = (grads.q.mul_(call.plan.scale), grads.k, grads.v, *biases)
+        inputs = (call.q, call.k, call.v, call.bias, call.relative, call.alibi)
         cast = (None if g is None else g.to(x.dtype) for g, x in zip(found, inputs, strict=True))
         return *cast, None, None, None, None
 

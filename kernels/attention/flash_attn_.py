@@ -36,8 +36,10 @@ def supports(
         return "its log-sum-exp has no gradient"
     if key_mask is not None:
         return "it has no key mask"
-    if score.bias is not None or score.activation != "softmax":
-        return "it has no bias and no weights but the softmax"
+    if score.bias is not None or score.relative is not None:
+        return "it has no bias but ALiBi's slopes"
+    if score.activation != "softmax":
+        return f"it has the softmax only, not '{score.activation}'"
     if score.alibi is not None and score.alibi.requires_grad and torch.is_grad_enabled():
         return "it gives no gradient to score.alibi"
     if score.soft_cap is not None and dropout_p:

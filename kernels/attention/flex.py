@@ -17,6 +17,7 @@ from torch.nn.attention.flex_attention import (
 )
 
 from kernels import compiling
+from kernels.attention.relative import entry
 from kernels.attention.score import Score
 from kernels.compiling import available as available
 from kernels.geometry import geometry
@@ -45,7 +46,8 @@ def supports(
         return f"it has the softmax only, not '{score.activation}'"
     if dropout_p:
         return "it has no dropout"
-    learned = [x for x in (q, k, v, score.bias, score.alibi) if x is not None and x.requires_grad]
+    tensors = (q, k, v, score.bias, score.relative, score.alibi)
+    learned = any(x is not None and x.requires_grad for x in tensors)
     if q.device.type == "cpu" and learned and torch.is_grad_enabled():
         return "it has no backward pass on a CPU"
     if q.device.type == "cpu" and return_lse:
@@ -133,12 +135,14 @@ def _lists(blocks: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
 def score_change(
     q: Tensor, k: Tensor, key_mask: Tensor | None, score: Score
 ) -> Callable[..., Tensor] | None:
-    """Soft cap, bias, slopes and key mask, as FlexAttention wants them."""
+    """Soft cap, biases, slopes and key mask, as FlexAttention wants them."""
     offset = k.shape[2] - q.shape[2]
-    bias = None
+    bias = table = None
     if score.bias is not None:
         bias = score.bias.expand(*q.shape[:3], k.shape[2])
-    if bias is None and score.alibi is None and score.soft_cap is None and key_mask is None:
+    if score.relative is not None:
+        table = score.relative.expand(q.shape[1], -1)
+    if all(x is None for x in (bias, table, score.alibi, score.soft_cap, key_mask)):
         return None
 
     def change(s: Tensor, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
@@ -146,6 +150,8 @@ def score_change(
             s = score.soft_cap * torch.tanh(s / score.soft_cap)
         if bias is not None:
             s = s + bias[b, h, i, j]
+        if table is not None:
+            s = s + table[h, entry(table, j - i - offset)]
         if score.alibi is not None:
             s = s - score.alibi[h] * (j - i - offset).abs()
         return s if key_mask is None else torch.where(key_mask[b, j], s, -torch.inf)

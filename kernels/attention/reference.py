@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.dropout import draw, kept
+from kernels.attention.relative import entry
 from kernels.attention.score import Score, elementwise, repeat_heads
 
 
@@ -58,6 +59,8 @@ def scores(q: Tensor, k: Tensor, score: Score, scale: float, relative: Tensor) -
         s = score.soft_cap * torch.tanh(s / score.soft_cap)
     if score.bias is not None:
         s = s + score.bias
+    if score.relative is not None:
+        s = s + score.relative[:, entry(score.relative, relative)]
     if score.alibi is not None:
         s = s - score.alibi[:, None, None] * relative.abs().to(s.dtype)
     return s

@@ -1,6 +1,7 @@
 """What happens between the dot product and the weight: cap, bias, and the function itself.
 
-    s = scale q.k,   s = c tanh(s / c),   u = s + bias - slope |i - j|,   weight = f(u)
+    s = scale q.k,   s = c tanh(s / c),   u = s + bias + relative[j - i] - slope |i - j|,
+    weight = f(u)
 
 f is the softmax over visible keys, or acts on each score alone (and is not normalised): the squared
 ReLU of Primer and GAU, or the Laplace function of Mega (arXiv 2209.10655, eq. 17), a bounded and
@@ -29,12 +30,17 @@ class Score:
 
     Attributes:
         bias: added to the scores; each dimension full or 1; -inf hides a key. Has a gradient.
+        relative: a table of what is added at each distance j - i, in each head or the same in all,
+            for R = 2 L - 1 distances: entry ``L - 1 + clamp(j - i, -(L - 1), L - 1)``. Distances
+            beyond the table have its end entries (Shaw et al. 2018, arXiv 1803.02155, section
+            3.2). Finite; has a gradient.
         alibi: slope of each head on the distance |i - j| (arXiv 2108.12409); gets a gradient.
         soft_cap: bounds scores smoothly by +- this, before the bias (Gemma 2, arXiv 2408.00118).
         activation: ``softmax``, ``relu2`` or ``laplace``.
     """
 
     bias: Float[Tensor, "#B #H #N #M"] | None = None
+    relative: Float[Tensor, "#H R"] | None = None
     alibi: Float[Tensor, " H"] | None = None
     soft_cap: float | None = None
     activation: Activation = "softmax"

@@ -38,7 +38,7 @@ def supports(
         return "it returns no differentiable log-sum-exp"
     if window is not None:
         return "it has no window"
-    if score.bias is not None or score.alibi is not None:
+    if any(x is not None for x in (score.bias, score.relative, score.alibi)):
         return "a bias would have to be an N x M tensor without a gradient"
     if score.soft_cap is not None or score.activation != "softmax":
         return "it has no soft cap and no weights but the softmax"

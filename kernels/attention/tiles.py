@@ -102,6 +102,11 @@ class Band:
         row = torch.arange(tile.rows, device=device)
         return torch.arange(start, start + tile.keys, device=device) - row[:, None]
 
+    def diagonals(self, tile: Tile, device: torch.device) -> Int[Tensor, " D"]:
+        """The distances of ``relative``, each once, from the smallest on."""
+        start = tile.key - tile.query - self.offset
+        return torch.arange(start + 1 - tile.rows, start + tile.keys, device=device)
+
     def hides(self, tile: Tile) -> bool:
         """Whether the band hides any pair of the tile."""
         start = tile.key - tile.query - self.offset

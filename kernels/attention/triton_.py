@@ -7,7 +7,8 @@ three TF32 products. The arguments, the output and the log-sum-exp are kept. Inp
 contiguous, or heads of a width that kernels do not take, are copied. It can be differentiated once.
 
 It refuses, for ``eager`` to do: activations other than the softmax (squared ReLU, Laplace), a bias
-of any shape, gradients of ALiBi's slopes, dropout, and heads wider than ``WIDEST``.
+for each pair, gradients of the table of a relative bias and of ALiBi's slopes, dropout, and heads
+wider than ``WIDEST``.
 """
 
 from collections.abc import Callable
@@ -51,6 +52,7 @@ class Plan:
     left: int | None = None
     right: int | None = None
     key_mask: Tensor | None = None
+    relative: Tensor | None = None
     alibi: Tensor | None = None
     soft_cap: float | None = None
     lists: Lists | None = None
@@ -75,9 +77,11 @@ def supports(
     if dropout_p:
         return "it has no dropout"
     if score.bias is not None:
-        return "it has no bias but ALiBi's slopes"
-    if score.alibi is not None and score.alibi.requires_grad and torch.is_grad_enabled():
-        return "it gives no gradient to score.alibi"
+        return "it has no bias for each pair, only score.relative and score.alibi"
+    for name in ("relative", "alibi"):
+        x = getattr(score, name)
+        if x is not None and x.requires_grad and torch.is_grad_enabled():
+            return f"it gives no gradient to score.{name}"
     return supports_tensors(q, v)
 
 
@@ -103,9 +107,10 @@ def run(
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     left, right = window or (None, None)
-    alibi = None if score.alibi is None else score.alibi.detach().float().contiguous()
     right = 0 if causal else right
-    plan = Plan(scale, left, right, key_mask, alibi, score.soft_cap)
+    relative = None if score.relative is None else _single(score.relative.expand(q.shape[1], -1))
+    alibi = None if score.alibi is None else _single(score.alibi)
+    plan = Plan(scale, left, right, key_mask, relative, alibi, score.soft_cap)
     out, lse = FlashAttention.apply(q, k, v, plan)
     return (out, lse) if return_lse else out
 
@@ -137,6 +142,11 @@ class FlashAttention(torch.autograd.Function):
         _launch("key_grad", ctx.plan, inputs, (d_out, lse, delta, d_k, d_v))
         found = zip((d_q, d_k, d_v), (q, k, v), strict=True)
         return *(grad[..., : x.shape[-1]] for grad, x in found), None
+
+
+def _single(x: Tensor) -> Tensor:
+    """As kernels read a table: contiguous, in fp32, without a gradient."""
+    return x.detach().float().contiguous()
 
 
 def _aligned(x: Tensor) -> Tensor:
@@ -177,11 +187,14 @@ def _launch(name: str, plan: Plan, inputs: tuple[Tensor, ...], others: tuple[Ten
 
     tuned = lists.tuned if lists else kernels.tuned
     tuned(name, q.dtype, max(width, value_width), block)[grid](
-        *inputs, *others, key_mask, q if plan.alibi is None else plan.alibi, *listed,
+        *inputs, *others, key_mask, q if plan.relative is None else plan.relative,
+        q if plan.alibi is None else plan.alibi, *listed,
         heads, heads // key_heads, lists.heads if lists else 1, n, m, plan.left or 0,
-        plan.right or 0, plan.scale, plan.soft_cap or 1.0,
+        plan.right or 0, 0 if plan.relative is None else plan.relative.shape[1] // 2, plan.scale,
+        plan.soft_cap or 1.0,
         K=q.shape[-1], V=v.shape[-1], PADDED_K=width, PADDED_V=value_width, BLOCK=block,
         LEFT=plan.left is not None, RIGHT=plan.right is not None,
-        MASKED=plan.key_mask is not None, ALIBI=plan.alibi is not None,
-        CAP=plan.soft_cap is not None, **kernels.arithmetic(q.dtype),
+        MASKED=plan.key_mask is not None, RELATIVE=plan.relative is not None,
+        ALIBI=plan.alibi is not None, CAP=plan.soft_cap is not None,
+        **kernels.arithmetic(q.dtype),
     )  # fmt: skip

@@ -53,12 +53,13 @@ def load_sums(lse_ptr, delta_ptr, i, n):
 @no_type_check
 @triton.jit
 def attention_query_grad(
-    q_ptr, k_ptr, v_ptr, d_out_ptr, lse_ptr, delta_ptr, d_q_ptr, key_mask_ptr, alibi_ptr,
-    offsets_ptr, indices_ptr, mask_ids_ptr, masks_ptr, heads, group, list_heads, n, m, left, right,
-    scale, cap, K: tl.constexpr, V: tl.constexpr, PADDED_K: tl.constexpr, PADDED_V: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, d_out_ptr, lse_ptr, delta_ptr, d_q_ptr, key_mask_ptr, relative_ptr,
+    alibi_ptr, offsets_ptr, indices_ptr, mask_ids_ptr, masks_ptr, heads, group, list_heads, n, m,
+    left, right, farthest, scale, cap,
+    K: tl.constexpr, V: tl.constexpr, PADDED_K: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, MASKED: tl.constexpr,
-    ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr, SPLIT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    RELATIVE: tl.constexpr, ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr,
+    SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of BM queries of a head."""
     tiles = tl.cdiv(n, BM)
@@ -72,6 +73,7 @@ def attention_query_grad(
     k_ptr += z // group * m * K
     v_ptr += z // group * m * V
     key_mask_ptr += z // heads * m
+    table = relative_ptr + z % heads * (2 * farthest + 1) + farthest
     slope = tl.load(alibi_ptr + z % heads) if ALIBI else 0.0
     if BLOCK:
         offsets_ptr += z % list_heads * (tl.cdiv(n, BLOCK) + 1)
@@ -83,8 +85,8 @@ def attention_query_grad(
         k = rounded(load_rows(k_ptr, j, j < m, K, PADDED_K), DOT)
         s = product(q, tl.trans(k), SPLIT) * scale
         s, t = bend(
-            s, i[:, None], j[None, :], n, m, left, right, cap, slope, key_mask_ptr, mask, partial,
-            LEFT, RIGHT, MASKED, ALIBI, CAP, BLOCK,
+            s, i[:, None], j[None, :], n, m, left, right, farthest, cap, table, slope,
+            key_mask_ptr, mask, partial, LEFT, RIGHT, MASKED, RELATIVE, ALIBI, CAP, BLOCK,
         )  # fmt: skip
         p = tl.exp(s - lse[:, None])
         v = rounded(load_rows(v_ptr, j, j < m, V, PADDED_V), DOT)
@@ -98,12 +100,13 @@ def attention_query_grad(
 @no_type_check
 @triton.jit
 def attention_key_grad(
-    q_ptr, k_ptr, v_ptr, d_out_ptr, lse_ptr, delta_ptr, d_k_ptr, d_v_ptr, key_mask_ptr, alibi_ptr,
-    offsets_ptr, indices_ptr, mask_ids_ptr, masks_ptr, heads, group, list_heads, n, m, left, right,
-    scale, cap, K: tl.constexpr, V: tl.constexpr, PADDED_K: tl.constexpr, PADDED_V: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, d_out_ptr, lse_ptr, delta_ptr, d_k_ptr, d_v_ptr, key_mask_ptr,
+    relative_ptr, alibi_ptr, offsets_ptr, indices_ptr, mask_ids_ptr, masks_ptr, heads, group,
+    list_heads, n, m, left, right, farthest, scale, cap,
+    K: tl.constexpr, V: tl.constexpr, PADDED_K: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, MASKED: tl.constexpr,
-    ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr, SPLIT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    RELATIVE: tl.constexpr, ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr,
+    SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Gradients of BN keys and values of a key head; tiles of scores are (keys, queries).
 
@@ -120,6 +123,7 @@ def attention_key_grad(
     d_v = tl.zeros([BN, PADDED_V], tl.float32)
     for member in range(0, group):
         z = shared * group + member
+        table = relative_ptr + z % heads * (2 * farthest + 1) + farthest
         slope = tl.load(alibi_ptr + z % heads) if ALIBI else 0.0
         lists = offsets_ptr
         if BLOCK:
@@ -132,8 +136,8 @@ def attention_key_grad(
             q = rounded(load_rows(q_ptr + z * n * K, i, i < n, K, PADDED_K), DOT)
             s = product(k, tl.trans(q), SPLIT) * scale
             s, t = bend(
-                s, i[None, :], j[:, None], n, m, left, right, cap, slope, key_mask_ptr, mask,
-                partial, LEFT, RIGHT, MASKED, ALIBI, CAP, BLOCK,
+                s, i[None, :], j[:, None], n, m, left, right, farthest, cap, table, slope,
+                key_mask_ptr, mask, partial, LEFT, RIGHT, MASKED, RELATIVE, ALIBI, CAP, BLOCK,
             )  # fmt: skip
             p = tl.exp(s - lse[None, :])
             seeing = (i < n) & (lse != float("inf"))

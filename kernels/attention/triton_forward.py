@@ -22,12 +22,13 @@ from kernels.attention.triton_tile import (
 @no_type_check
 @triton.jit
 def attention_forward(
-    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, key_mask_ptr, alibi_ptr, offsets_ptr, indices_ptr,
-    mask_ids_ptr, masks_ptr, heads, group, list_heads, n, m, left, right, scale, cap,
+    q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, key_mask_ptr, relative_ptr, alibi_ptr, offsets_ptr,
+    indices_ptr, mask_ids_ptr, masks_ptr, heads, group, list_heads, n, m, left, right, farthest,
+    scale, cap,
     K: tl.constexpr, V: tl.constexpr, PADDED_K: tl.constexpr, PADDED_V: tl.constexpr,
     BLOCK: tl.constexpr, LEFT: tl.constexpr, RIGHT: tl.constexpr, MASKED: tl.constexpr,
-    ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr, SPLIT: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr,
+    RELATIVE: tl.constexpr, ALIBI: tl.constexpr, CAP: tl.constexpr, DOT: tl.constexpr,
+    SPLIT: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Output and log-sum-exp of BM queries of a head."""
     tiles = tl.cdiv(n, BM)
@@ -39,6 +40,7 @@ def attention_forward(
     k_ptr += z // group * m * K
     v_ptr += z // group * m * V
     key_mask_ptr += z // heads * m
+    table = relative_ptr + z % heads * (2 * farthest + 1) + farthest
     slope = tl.load(alibi_ptr + z % heads) if ALIBI else 0.0
     if BLOCK:
         offsets_ptr += z % list_heads * (tl.cdiv(n, BLOCK) + 1)
@@ -52,8 +54,8 @@ def attention_forward(
         k = rounded(load_rows(k_ptr, j, j < m, K, PADDED_K), DOT)
         s = product(q, tl.trans(k), SPLIT) * scale
         s, _ = bend(
-            s, i[:, None], j[None, :], n, m, left, right, cap, slope, key_mask_ptr, mask, partial,
-            LEFT, RIGHT, MASKED, ALIBI, CAP, BLOCK,
+            s, i[:, None], j[None, :], n, m, left, right, farthest, cap, table, slope,
+            key_mask_ptr, mask, partial, LEFT, RIGHT, MASKED, RELATIVE, ALIBI, CAP, BLOCK,
         )  # fmt: skip
         new = tl.maximum(top, tl.max(s, 1))
         # a row that has seen no key yet has no maximum to take off

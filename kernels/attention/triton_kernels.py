@@ -43,7 +43,7 @@ CONFIGS: dict[str, dict[tuple[int, int], tuple[tuple[int, int, int, int], ...]]]
     },
     "key_grad": {
         (2, 64): ((16, 64, 4, 1), (32, 32, 4, 2), (64, 64, 8, 2)),
-        (2, 128): ((32, 32, 8, 1), (32, 64, 8, 2), (64, 64, 8, 1)),
+        (2, 128): ((16, 32, 8, 1), (32, 32, 8, 1), (32, 64, 8, 2), (64, 64, 8, 1)),
         (4, 64): ((16, 32, 4, 1), (32, 16, 4, 1), (32, 32, 8, 1)),
         (4, 128): ((16, 16, 4, 1), (16, 32, 8, 1), (32, 32, 8, 1)),
     },
@@ -54,7 +54,8 @@ DELTA = Tuned(
     attention_delta, tuple(triton.Config({"BM": m}, num_warps=4) for m in (32, 64)), ("PADDED_V",)
 )
 TYPES = {
-    **dict.fromkeys(("lse_ptr", "d_lse_ptr", "delta_ptr", "alibi_ptr", "scale", "cap"), "fp32"),
+    **dict.fromkeys(("lse_ptr", "d_lse_ptr", "delta_ptr", "scale", "cap"), "fp32"),
+    **dict.fromkeys(("relative_ptr", "alibi_ptr"), "fp32"),
     **dict.fromkeys(("offsets_ptr", "indices_ptr", "mask_ids_ptr"), "i32"),
     **dict.fromkeys(("key_mask_ptr", "masks_ptr"), "u8"),
 }
@@ -107,7 +108,7 @@ def variants() -> Iterator[Variant]:
         own = filled(width - 8 if full else width, dtype)
         constants = {
             **{"K": own, "V": own, "PADDED_K": width, "PADDED_V": width, "BLOCK": 0},
-            **dict.fromkeys(("LEFT", "RIGHT", "MASKED", "ALIBI", "CAP"), full),
+            **dict.fromkeys(("LEFT", "RIGHT", "MASKED", "RELATIVE", "ALIBI", "CAP"), full),
             **arithmetic(dtype),
         }
         form = "full" if full else "plain"

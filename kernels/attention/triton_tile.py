@@ -91,11 +91,12 @@ def tanh(x):
 @no_type_check
 @triton.jit
 def bend(
-    s, i, j, n, m, left, right, cap, slope, key_mask, mask, partial,
-    LEFT: tl.constexpr, RIGHT: tl.constexpr, MASKED: tl.constexpr, ALIBI: tl.constexpr,
-    CAP: tl.constexpr, BLOCK: tl.constexpr,
+    s, i, j, n, m, left, right, farthest, cap, table, slope, key_mask, mask, partial,
+    LEFT: tl.constexpr, RIGHT: tl.constexpr, MASKED: tl.constexpr, RELATIVE: tl.constexpr,
+    ALIBI: tl.constexpr, CAP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """From ``scale q k``: scores, -inf where hidden; and the cap's tanh."""
+    """From ``scale q k``: scores, -inf where hidden; and the cap's tanh. ``table`` points to the
+    entry of distance 0."""
     t = s
     if CAP:
         t = tanh(s / cap)
@@ -114,6 +115,10 @@ def bend(
     if BLOCK:
         pair = (i % BLOCK) * BLOCK + j % BLOCK
         seen = seen & (tl.load(mask + pair, mask=seen & partial, other=1) != 0)
+    if RELATIVE:
+        # the last of all, and only of seen pairs: so it takes the fewest registers
+        near = tl.minimum(tl.maximum(distance, -farthest), farthest)
+        s += tl.load(table + near, mask=seen, other=0.0)
     return tl.where(seen, s, float("-inf")), t
 
 

@@ -42,7 +42,7 @@ def supports(
         return "its log-sum-exp has no gradient"
     if key_mask is not None:
         return "a key mask would have to be an N x M tensor"
-    if score.bias is not None or score.alibi is not None:
+    if any(x is not None for x in (score.bias, score.relative, score.alibi)):
         return "a bias would have to be an N x M tensor"
     if score.soft_cap is not None or score.activation != "softmax":
         return "it has no soft cap and no weights but the softmax"

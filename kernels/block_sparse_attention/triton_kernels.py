@@ -40,7 +40,7 @@ def variants() -> Iterator[Variant]:
         own = filled(width - 8, dtype)
         constants = {
             **{"K": own, "V": own, "PADDED_K": width, "PADDED_V": width, "BLOCK": block},
-            **dict.fromkeys(("LEFT", "RIGHT", "ALIBI", "CAP"), False),
+            **dict.fromkeys(("LEFT", "RIGHT", "RELATIVE", "ALIBI", "CAP"), False),
             **{"MASKED": masked, **dense.arithmetic(dtype)},
         }
         for name in dense.FUNCTIONS:

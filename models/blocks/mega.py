@@ -27,7 +27,7 @@ CARD = Card(
     link="https://arxiv.org/abs/2209.10655",
     family="exact",
     time="N^2 d + N log N d",
-    memory="N^2",
+    memory="N d",
     causality="masked",
     bidirectional=True,
     ops=("vandermonde_kernel", "long_conv", "attention"),
@@ -138,13 +138,10 @@ class Mega(Block):
         q, k, v = (into_chunks(x, chunk) for x in (q, k, v[:, None]))
         if not softmax:
             q = q / visible_keys(mask, chunk, causal, like=q)
-        bias = None
-        if self.bias is not None:
-            i = torch.arange(chunk, device=z.device)
-            bias = self.bias[i - i[:, None] + self.reach - 1][None, None]
+        table = None if self.bias is None else self.bias[None]
         y = attention(
             q.to(v.dtype), k.to(v.dtype), v, causal=causal, key_mask=mask,
-            score=Score(bias=bias, activation=self.function),
+            score=Score(relative=table, activation=self.function),
             scale=z.shape[-1] ** -0.5 if softmax else 1.0,
             dropout_p=self.spec.mixer_dropout if self.training else 0.0,
         )  # fmt: skip
@@ -161,9 +158,7 @@ class MegaChunk(Mega):
         **mega: the knobs of ``Mega``.
     """
 
-    card = replace(
-        CARD, family="sparse", time="N chunk d + N log N d", memory="N d", length_bound=()
-    )
+    card = replace(CARD, family="sparse", time="N chunk d + N log N d", length_bound=())
 
     def __init__(
         self,

@@ -40,11 +40,12 @@ def grads(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, 
 
 
 def on(backend: str, **fixed: Any) -> Callable[..., Any]:
-    """``attention`` of one backend, bias and slopes as tensors among its arguments."""
+    """``attention`` of one backend, bias, table and slopes as tensors among its arguments."""
 
-    def call(q, k, v, bias=None, alibi=None, key_mask=None, **kwargs):
-        score = Score(bias, alibi, fixed.get("soft_cap"), fixed.get("activation", "softmax"))
-        rest = {n: x for n, x in fixed.items() if n not in ("soft_cap", "activation")}
+    def call(q, k, v, bias=None, relative=None, alibi=None, key_mask=None, **kwargs):
+        bend = {n: x for n, x in fixed.items() if n in ("soft_cap", "activation")}
+        score = Score(bias, relative, alibi, **bend)
+        rest = {n: x for n, x in fixed.items() if n not in bend}
         torch.manual_seed(0)
         return attention(q, k, v, key_mask=key_mask, score=score, backend=backend, **rest, **kwargs)
 

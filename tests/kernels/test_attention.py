@@ -27,6 +27,10 @@ def by_hand(q, k, v, causal, window, score):
         s = {j: float(q[i] @ k[j]) / math.sqrt(q.shape[1]) for j in seen}
         if score.soft_cap:
             s = {j: score.soft_cap * math.tanh(x / score.soft_cap) for j, x in s.items()}
+        if score.relative is not None:
+            far = score.relative.shape[1] // 2
+            table = score.relative[0]
+            s = {j: x + float(table[far + max(-far, min(far, j - at))]) for j, x in s.items()}
         if score.alibi is not None:
             s = {j: x - float(score.alibi[0]) * abs(j - at) for j, x in s.items()}
         if score.activation == "softmax" and s:
@@ -51,10 +55,11 @@ def by_hand(q, k, v, causal, window, score):
     [
         Score(),
         Score(soft_cap=0.7, alibi=torch.tensor([0.3], dtype=torch.float64)),
+        Score(soft_cap=0.7, relative=torch.tensor([[0.1, 2.0, 0.5, -1.0, 0.3]]).double()),
         Score(activation="relu2"),
         Score(activation="laplace"),
     ],
-    ids=["softmax", "cap+alibi", "relu2", "laplace"],
+    ids=["softmax", "cap+alibi", "cap+relative", "relu2", "laplace"],
 )
 def test_the_reference_is_the_definition(n, m, causal, window, score):
     x = draw(n, m, batch=1, heads=1, key_heads=1, k=3, v=2)
@@ -114,7 +119,7 @@ def test_eager_equals_the_reference_in_fp64(small_tiles, n, m, kind, masked):
     "shape", [(2, 4, 150, 150), (1, 4, 150, 150), (2, 1, 1, 150), (1, 1, 150, 1)]
 )
 @pytest.mark.parametrize("kind", ["full", "causal", "one_sided", "wide", "drop"])
-def test_bias_and_slopes_and_their_gradients(small_tiles, shape, kind):
+def test_biases_and_slopes_and_their_gradients(small_tiles, shape, kind):
     generator = torch.Generator().manual_seed(4)
     bias = torch.randn(shape, generator=generator, dtype=torch.float64)
     if shape[0] == 1:
@@ -122,7 +127,8 @@ def test_bias_and_slopes_and_their_gradients(small_tiles, shape, kind):
         bias = bias.masked_fill(bias > 1, -torch.inf)
         bias[..., 3, :] = -torch.inf
     slopes = torch.rand(4, generator=generator, dtype=torch.float64)
-    x = {**draw(150), "bias": bias, "alibi": slopes}
+    table = torch.randn(4, 99, generator=generator, dtype=torch.float64)
+    x = {**draw(150), "bias": bias, "relative": table, "alibi": slopes}
     x = {name: t.requires_grad_() for name, t in x.items()}
     results = []
     for backend in ("eager", "reference"):
@@ -138,6 +144,7 @@ def test_gradcheck(small_tiles, kind):
     x = draw(6, 7, batch=1, heads=2, key_heads=1, k=3, v=2)
     generator = torch.Generator().manual_seed(5)
     x["bias"] = torch.randn(1, 2, 6, 7, generator=generator, dtype=torch.float64)
+    x["relative"] = torch.randn(2, 5, generator=generator, dtype=torch.float64)
     x["alibi"] = torch.rand(2, generator=generator, dtype=torch.float64)
     inputs = tuple(t.requires_grad_() for t in x.values())
     assert torch.autograd.gradcheck(on("eager", **KINDS[kind]), inputs)

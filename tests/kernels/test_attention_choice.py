@@ -18,6 +18,7 @@ def test_auto_prefers_the_fused_kernel_where_it_can():
         "log-sum-exp": {"return_lse": True},
         "window": {"window": (1, 1)},
         "N x M": {"score": Score(alibi=torch.ones(4))},
+        "an N x M tensor": {"score": Score(relative=torch.ones(4, 3))},
         "soft cap": {"score": Score(soft_cap=1.0)},
         "not both": {"causal": True, "key_mask": mask},
         "dropout": {"dropout_p": 0.1},

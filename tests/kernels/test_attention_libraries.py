@@ -108,7 +108,8 @@ def test_flex_computes_the_same(monkeypatch, n, m, call):
     monkeypatch.setattr(flex_module, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
     x = draw(n, m, v=16)
     bias = torch.randn(1, 4, n, 1, generator=torch.Generator().manual_seed(1))
-    score = Score(bias=bias, alibi=torch.rand(4), soft_cap=2.0)
+    table = torch.randn(4, 41, generator=torch.Generator().manual_seed(2))
+    score = Score(bias=bias, relative=table, alibi=torch.rand(4), soft_cap=2.0)
     changes = CALLS.get(call, {"score": score, "key_mask": holes(2, m)}) | {"return_lse": True}
     got = flex.run(**x, **{**PLAN, **changes})
     torch.testing.assert_close(got, by_reference(x, changes), rtol=1e-4, atol=1e-5)
@@ -119,7 +120,8 @@ def test_flex_runs_compiled(untyped):
     if flex.available() is not None:
         pytest.skip(flex.available())
     x = {name: t.requires_grad_() for name, t in draw(150, 200).items()}
-    call = {"window": (20, 3), "key_mask": holes(2, 200), "score": Score(alibi=torch.rand(4))}
+    score = Score(alibi=torch.rand(4), relative=torch.rand(1, 21))
+    call = {"window": (20, 3), "key_mask": holes(2, 200), "score": score}
     with torch.no_grad():
         y = attention(**x, **PLAN | call, backend="flex")
         torch.testing.assert_close(y, by_reference(x, call), rtol=1e-4, atol=1e-5)
@@ -143,11 +145,14 @@ def test_libraries_say_what_they_cannot_do():
     mask = torch.ones(2, 8, dtype=torch.bool)
     learned = Score(alibi=torch.ones(4, requires_grad=True))
     biased, capped = Score(bias=torch.zeros(1, 1, 8, 8)), Score(soft_cap=1.0)
+    tabled = Score(relative=torch.zeros(4, 3, requires_grad=True))
     refusals = {
         flash_attn_: [
             ({"return_lse": True}, "no gradient"),
             ({"key_mask": mask}, "no key mask"),
             ({"score": biased}, "no bias"),
+            ({"score": tabled}, "no bias"),
+            ({"score": Score(activation="relu2")}, "softmax only"),
             ({"score": learned}, "no gradient to score.alibi"),
             ({"score": capped, "dropout_p": 0.1}, "no dropout beside a soft cap"),
             ({}, "fp16 and bf16 only"),
@@ -156,6 +161,7 @@ def test_libraries_say_what_they_cannot_do():
             ({"return_lse": True}, "no gradient"),
             ({"key_mask": mask}, "N x M"),
             ({"score": biased}, "N x M"),
+            ({"score": tabled}, "N x M"),
             ({"score": capped}, "no soft cap"),
             ({"window": (1, 1)}, "windows in fp16 and bf16 only"),
             ({}, "on a GPU"),
@@ -164,6 +170,7 @@ def test_libraries_say_what_they_cannot_do():
             ({"score": Score(activation="relu2")}, "softmax only"),
             ({"dropout_p": 0.1}, "no dropout"),
             ({"score": learned}, "no backward pass on a CPU"),
+            ({"score": tabled}, "no backward pass on a CPU"),
             ({"return_lse": True}, "no log-sum-exp on a CPU"),
         ],
     }

@@ -124,6 +124,15 @@ def test_slopes_and_caps(n, m, cap):
     held(draw(n, m), score=Score(alibi=slopes, soft_cap=cap), return_lse=True)
 
 
+@pytest.mark.parametrize("heads,entries", [(2, 31), (1, 199), (2, 1)], ids=str)
+@pytest.mark.parametrize("n,m", [(30, 70), (70, 30)], ids=str)
+def test_tables_of_distances(n, m, heads, entries):
+    """Shorter than the sequences, longer, and of one entry."""
+    table = torch.randn(heads, entries, generator=torch.Generator().manual_seed(3))
+    score = Score(relative=table, soft_cap=2.0)
+    held(draw(n, m, batch=1), score=score, window=(50, 20), return_lse=True)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_logits_of_ten_thousand(causal):
     x = draw(40, k=4, v=4)
@@ -191,17 +200,19 @@ def test_only_the_log_sum_exp_is_differentiated():
 def test_refusals():
     x = {n: t.float() for n, t in draw(8).items()}
     slopes = torch.ones(2, requires_grad=True)
+    table = torch.ones(2, 3, requires_grad=True)
     for reason, kwargs in {
         "softmax only, not 'relu2'": {"score": Score(activation="relu2")},
         "no dropout": {"dropout_p": 0.1},
         "softmax only, not 'laplace'": {"score": Score(activation="laplace")},
         "no bias": {"score": Score(bias=torch.zeros(1, 1, 8, 8))},
+        "no gradient to score.relative": {"score": Score(relative=table)},
         "no gradient to score.alibi": {"score": Score(alibi=slopes)},
     }.items():
         with pytest.raises(Unsupported, match=reason):
             attention(**x, **kwargs, backend="triton")
     with torch.no_grad():
-        attention(**x, score=Score(alibi=slopes), backend="triton")
+        attention(**x, score=Score(relative=table, alibi=slopes), backend="triton")
     with pytest.raises(Unsupported, match="no fp64"):
         attention(**draw(8), backend="triton")
     with pytest.raises(Unsupported, match="at most 128 wide, not 130"):

@@ -30,7 +30,7 @@ def dynamic_conv(
 
     Args:
         v: values.
-        weights: of each position, in the order of time.
+        weights: of each position, in the order of time, of v's dtype.
         causal: position t sees positions <= t only; otherwise W must be odd.
         backend: ``auto``, ``reference``, ``eager``, ``compile`` or ``triton``.
 
@@ -38,7 +38,7 @@ def dynamic_conv(
         y, of v's dtype.
 
     Raises:
-        ValueError: shapes or devices do not fit; an even W without ``causal``.
+        ValueError: shapes, dtypes or devices do not fit; an even W without ``causal``.
     """
     if v.ndim != 4 or 0 in v.shape:
         raise ValueError(
@@ -60,6 +60,9 @@ def dynamic_conv(
             raise ValueError(
                 f"dynamic_conv: {name} {tuple(x.shape)} must be floating, got {x.dtype}"
             )
-    if weights.device != v.device:
-        raise ValueError(f"dynamic_conv: weights are on {weights.device}, v on {v.device}")
+    if (weights.dtype, weights.device) != (v.dtype, v.device):
+        raise ValueError(
+            f"dynamic_conv: weights are {weights.dtype} on {weights.device}, "
+            f"v is {v.dtype} on {v.device}"
+        )
     return OP(backend, v, weights, causal=causal)

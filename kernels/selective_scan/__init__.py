@@ -37,7 +37,7 @@ def selective_scan(
     hide padding (set delta to 0 there and leave ``delta_softplus`` off, or make it -inf with it).
 
     Args:
-        u: inputs.
+        u: inputs; delta, b, c and z are of its dtype, parameters and states of any.
         delta: step sizes, >= 0 after bias and softplus.
         a: diagonal of A, < 0 for a stable system.
         b, c: input and output vectors, (B, S, N) or (B, G, S, N): group g belongs to the g-th D / G
@@ -119,6 +119,9 @@ def _check(
             raise ValueError(f"selective_scan: {name} must be real, got {argument.dtype}")
         if argument.device != u.device:
             raise ValueError(f"selective_scan: {name} is on {argument.device}, u on {u.device}")
+        # what each position brings; parameters and states may be wider
+        if name in ("delta", "b", "c", "z") and argument.dtype != u.dtype:
+            raise ValueError(f"selective_scan: {name} is {argument.dtype}, u is {u.dtype}")
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Mamba's own CUDA kernel, from the package mamba-ssm: same layout, arguments in its dtypes.
+"""Mamba's own CUDA kernel, from the package mamba-ssm: same layout, parameters in fp32.
 
 It takes no initial state, and its last state comes without a gradient: asking for one is an error
 here, not a silent zero.
@@ -57,15 +57,15 @@ def run(
 ) -> tuple[Float[Tensor, "B D N"], Float[Tensor, "B D S"]]:
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
-    # sequences in one dtype, parameters in fp32
-    sequences = (delta.to(u.dtype), b.to(u.dtype), c.to(u.dtype))
+    # it wants parameters in fp32
     y, state = selective_scan_fn(
         u,
-        sequences[0],
+        delta,
         a.float(),
-        *sequences[1:],
+        b,
+        c,
         D=None if d is None else d.float(),
-        z=None if z is None else z.to(u.dtype),
+        z=z,
         delta_bias=None if delta_bias is None else delta_bias.float(),
         delta_softplus=delta_softplus,
         return_last_state=True,

@@ -44,7 +44,7 @@ def wkv(
         w: decay rate of each channel, >= 0 (0 forgets nothing); RWKV's code holds log w.
         u: bonus of the present token.
         k: keys.
-        v: values.
+        v: values, of k's dtype; w, u and the state may have another.
         initial_state: the state before the first token, as returned for the segment before; nothing
             seen (0, 0, -inf) if None.
         backend: ``auto``, ``reference``, ``eager``, ``compile``, ``triton`` or ``cuda``.
@@ -74,6 +74,8 @@ def wkv(
             raise ValueError(f"wkv: {name} must be real, got {argument.dtype}")
         if argument.device != k.device:
             raise ValueError(f"wkv: {name} is on {argument.device}, k on {k.device}")
+    if v.dtype != k.dtype:
+        raise ValueError(f"wkv: v is {v.dtype}, k is {k.dtype}")
     return OP(backend, w, u, k, v, initial_state=initial_state)
 
 

@@ -15,8 +15,10 @@ from kernels.dynamic_conv import dynamic_conv
 from kernels.linear_attention import linear_attention
 from kernels.linear_attention.feature_map import Identity
 from kernels.long_conv import long_conv
+from kernels.selective_scan import selective_scan
 from kernels.short_conv import short_conv
 from kernels.wkv import cuda as wkv_cuda
+from kernels.wkv import wkv
 
 N = 5
 QKV = {name: torch.zeros(1, 2, N, 4) for name in "qkv"}
@@ -24,6 +26,9 @@ INTEGERS = {name: x.int() for name, x in QKV.items()}
 BETA = {"beta": torch.zeros(1, 2, N)}
 CONV = {"u": torch.zeros(1, 3, N), "weight": torch.zeros(3, 3), "bias": torch.zeros(3)}
 LONG = {"u": torch.zeros(1, 3, N), "kernel": torch.zeros(3, N), "skip": torch.zeros(3)}
+WKV = {"w": torch.zeros(3), "u": torch.zeros(3)} | {x: torch.zeros(1, N, 3) for x in "kv"}
+SCAN = {name: torch.zeros(1, 3, N) for name in ("u", "delta", "z")}
+SCAN |= {"a": torch.zeros(3, 2), "b": torch.zeros(1, 2, N), "c": torch.zeros(1, 2, N)}
 
 
 def bad(changes, function, tensors, **fixed):
@@ -77,6 +82,19 @@ def integer(*shape):
         (
             bad({"v": INTEGERS["v"]}, dynamic_conv, {"weights": torch.zeros(1, 2, N, 3)}),
             "v .* must be floating",
+        ),
+        # what each position brings has one dtype; what belongs to the op may be wider
+        (
+            bad({"weights": torch.zeros(1, 2, N, 3).half()}, dynamic_conv, {"v": QKV["v"]}),
+            "weights are torch.float16 on cpu, v is torch.float32 on cpu",
+        ),
+        (bad({"v": WKV["v"].half()}, wkv, WKV), "v is torch.float16, k is torch.float32"),
+        *(
+            (
+                bad({name: SCAN[name].half()}, selective_scan, SCAN),
+                f"{name} is torch.float16, u is torch.float32",
+            )
+            for name in ("delta", "b", "c", "z")
         ),
         *(
             (bad({"window": window}, attention, QKV), r"window must be \(left, right\)")

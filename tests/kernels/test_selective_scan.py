@@ -261,7 +261,7 @@ def mamba_ssm(monkeypatch):
 def test_mamba_ssm_gets_its_layout_and_dtypes(mamba_ssm, groups):
     tensors = {name: x.float() for name, x in arguments(20, groups).items()}
     del tensors["initial_state"]
-    tensors["u"] = tensors["u"].bfloat16()
+    tensors |= {name: tensors[name].bfloat16() for name in ("u", "delta", "b", "c", "z")}
     given = {
         name: x if x.ndim != 3 or name not in "bc" else x[:, None] for name, x in tensors.items()
     }

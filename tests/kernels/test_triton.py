@@ -1,4 +1,4 @@
-"""Triton kernels: emulated, one process a file, and what all of their backends share."""
+"""Triton kernels: emulated, in processes of their own, and what all of their backends share."""
 
 import os
 import subprocess
@@ -14,16 +14,20 @@ from kernels.dispatch import all_ops
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = Path(__file__).parent / "interpreted"
+CHECKS = sorted(INTERPRETED.glob("check_*.py"))
+# each takes seconds to start
+PROCESSES = 4
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 
 @needs_triton
-@pytest.mark.parametrize("path", sorted(INTERPRETED.glob("check_*.py")), ids=lambda path: path.stem)
-def test_interpreted(path: Path) -> None:
-    # triton decides at its first import whether it emulates: a process of its own
+@pytest.mark.parametrize("process", range(PROCESSES))
+def test_interpreted(process: int) -> None:
+    # triton decides at its first import whether it emulates
+    paths = map(str, CHECKS[process::PROCESSES])
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", str(path)],
+        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", *paths],
         cwd=ROOT, env={**inherited, "TRITON_INTERPRET": "1"}, capture_output=True, text=True,
         timeout=580, check=False,
     )  # fmt: skip

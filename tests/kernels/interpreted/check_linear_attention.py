@@ -56,19 +56,21 @@ def call(backend, q, k, v, log_decay=None, s=None, z=None, **kwargs):
 
 
 def arguments(case, n, m=None, *, heads=1, masked=False, state=False):
-    case, m = dict(CASES[case]), m or n
+    """Two examples where one is masked, else one: every example is emulated again."""
+    case, m, batch = dict(CASES[case]), m or n, B if masked else 1
     decay, width = case.pop("decay", None), case["feature_map"].width(K)
     tensors = {
-        "q": drawn(B, heads, n, K),
-        "k": drawn(B, heads, m, K, seed=1),
-        "v": drawn(B, heads, m, V, seed=2),
+        "q": drawn(batch, heads, n, K),
+        "k": drawn(batch, heads, m, K, seed=1),
+        "v": drawn(batch, heads, m, V, seed=2),
     }
     if decay:
-        tensors["log_decay"] = mixed_decay(B, heads, m, *([width] if decay == "channel" else []))
+        widths = [width] if decay == "channel" else []
+        tensors["log_decay"] = mixed_decay(batch, heads, m, *widths)
     if state:
-        tensors["s"] = drawn(B, heads, width, V, seed=8)
+        tensors["s"] = drawn(batch, heads, width, V, seed=8)
         if case.get("normalise", True):
-            tensors["z"] = drawn(B, heads, width, seed=9).abs() + 1
+            tensors["z"] = drawn(batch, heads, width, seed=9).abs() + 1
     return tensors, case | {"key_mask": holes(m) if masked else None}
 
 
@@ -80,13 +82,14 @@ def held(case, n, m=None, dtype=torch.float32, **kwargs):
 
 @pytest.mark.parametrize("case", CASES)
 def test_ragged_and_masked(case):
-    held(case, 70, heads=2, masked=True, state=True)
+    # per channel there are seven products for one: one head will do where another case has two
+    held(case, 70, heads=1 if case == "channel-sums" else 2, masked=True, state=True)
 
 
 @pytest.mark.parametrize(
     ("case", "n"),
     [(case, n) for case in ("both", "scalar") for n in (1, 2, 63, 257)]
-    + [("channel-sums", n) for n in (1, 2, 63)],
+    + [("channel-sums", n) for n in (1, 63)],
 )
 def test_any_length(n, case):
     held(case, n, state=n == 2)
@@ -131,7 +134,6 @@ def test_every_configuration(in_other_configurations, case, dtype, monkeypatch):
     monkeypatch.setitem(globals(), "K", 40)
     monkeypatch.setitem(globals(), "V", 40)
     tensors, rest = arguments(case, 40, state=True)
-    tensors = {name: x[:1] for name, x in tensors.items()}
     pair = (partial(call, "triton"), partial(call, "reference"))
 
     def attended():
@@ -143,7 +145,7 @@ def test_every_configuration(in_other_configurations, case, dtype, monkeypatch):
 
 @pytest.mark.parametrize("case", ["both", "channel"])
 def test_inputs_need_not_be_contiguous(case):
-    tensors, rest = arguments(case, 20, heads=2, state=True)
+    tensors, rest = arguments(case, 20, heads=2, masked=True, state=True)
     mask, results = holes(20), []
     tensors = {name: x.float() for name, x in tensors.items()}
     strided = {name: x.mT.contiguous().mT for name, x in tensors.items()}
@@ -200,7 +202,7 @@ def test_hidden_keys_never_leak(case):
 
 
 def test_nan_in_a_real_key_shows():
-    tensors, rest = arguments("causal", 10)
+    tensors, rest = arguments("causal", 10, heads=2)
     tensors["k"][0, 0, 3, 0] = torch.nan
     y, *_ = call("triton", **{name: x.float() for name, x in tensors.items()}, **rest)
-    assert y[0, 0, 3:].isnan().all() and y[0, 1:].isfinite().all() and y[1].isfinite().all()
+    assert y[0, 0, 3:].isnan().all() and y[0, 0, :3].isfinite().all() and y[0, 1].isfinite().all()

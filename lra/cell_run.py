@@ -70,13 +70,16 @@ class CellRun:
         built: Built,
         marks: Fingerprint,
         saved: Saved | None,
+        start: Saved | None,
         stopping: Stopping,
     ):
         self.config, self.fabric, self.task, self.splits = config, fabric, task, splits
         self.built, self.marks, self.saved, self.stopping = built, marks, saved, stopping
-        identity = cell_id(
-            config, task.manifest(), self._source(), marks, saved.digest if saved else None
-        )
+        # what the parameters come from, if not from the seed
+        self.origin = f"evaluated from {saved.digest}" if saved else None
+        if start is not None:
+            self.origin = f"begun with {start.digest} ({start.about})"
+        identity = cell_id(config, task.manifest(), self._source(), marks, self.origin)
         name = (
             f"{config.model}_{task.spec.name}_{config.protocol['name']}_s{config.seed}_{identity}"
         )
@@ -178,8 +181,10 @@ class CellRun:
         if self.built.problem is not None:
             raise self.built.problem
         notes = self.task.spec.notes
+        if self.origin is not None:
+            notes = (self.origin, *notes)
         if self.saved is not None:
-            name = "; ".join([f"evaluated from {self.saved.digest}", *notes])
+            name = "; ".join(notes)
         else:
             name = label(self.config, self.built.spec, self.model, notes)
         mixers = self.model.mixers()

@@ -133,6 +133,7 @@ class RunConfig:
     backend: str | dict[str, str]
     bidirectional: bool
     checkpoint: str | None
+    init: str | None
     rerun: bool
     limits: Limits
     data: Path
@@ -172,7 +173,7 @@ def load(cfg: DictConfig, changed: list[str] | None = None) -> RunConfig:
         changed=[item for item in changed or [] if not item.startswith(("paths.", "logger"))],
         **{key: tree[key] for key in (
             "backbone", "task", "protocol", "logger", "seed", "device", "backend",
-            "bidirectional", "checkpoint", "rerun",
+            "bidirectional", "checkpoint", "init", "rerun",
         )},
     )  # fmt: skip
 
@@ -211,9 +212,12 @@ def _check_top(tree: Mapping[str, Any]) -> None:
         ("layers", list, "a list of model names, [transformer,s4d]"),
         ("backend", (str, dict), "a backend for every op, or {op: backend}"),
         ("checkpoint", str, "the path of a saved model.pt"),
+        ("init", str, "the path of a saved model.pt"),
     ):
         if tree[key] is not None and not isinstance(tree[key], kinds):
             raise UserError(f"{key} must be {what}, got {tree[key]}")
+    if tree["checkpoint"] is not None and tree["init"] is not None:
+        raise UserError("checkpoint evaluates a saved model, init trains it further: give one")
     for key, value in tree["paths"].items():
         if not isinstance(value, str) or not value:
             raise UserError(f"paths.{key} must be a folder, got {value}")

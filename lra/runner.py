@@ -54,11 +54,14 @@ def _outcome(config: RunConfig, fabric: Fabric, on_cell: Callable[[Cell], Any]) 
         # what is wrong must be said before data is built
         check_backend(config.backend)
         built = build(config, task.spec, saved)
+        start = load_model(config.init) if config.init else None
+        if start is not None and built.model is not None:
+            start.begin(built.model, task.spec)
         if fabric.is_global_zero:
             check_writable(config.results)
         splits = build_splits(fabric, task)
         marks = fingerprint(fabric.device.type, n_processes=fabric.world_size)
-        run = CellRun(config, fabric, task, splits, built, marks, saved, stopping)
+        run = CellRun(config, fabric, task, splits, built, marks, saved, start, stopping)
         if not fabric.is_global_zero:
             # the first process alone decides, writes and keeps the lock
             run.follow()

@@ -45,6 +45,11 @@ class Saved:
     def step(self) -> int:
         return int(self.built["step"])
 
+    @property
+    def about(self) -> str:
+        """What it was trained on, and for how long."""
+        return f"{self.built['task']['name']}, {self.step} steps"
+
     def config(self, now: RunConfig) -> RunConfig:
         """The run's configuration with the saved model in place of the command line's."""
         own = ("backbone", "layers", "bidirectional", "model")
@@ -62,6 +67,23 @@ class Saved:
         Raises:
             UserError: the model was made for another kind of input or other labels.
         """
+        saved = self._fitting(now)
+        bound = self.built["recipe"]["positions"] == "learned" or any(
+            mixer_class(layer["mixer"]).card.length_bound for layer in self.built["layers"]
+        )
+        return dataclasses.replace(now, length=saved.length if bound else now.length)
+
+    def begin(self, model: Model, now: TaskSpec) -> None:
+        """Puts the parameters into a model of the same shape that will learn the task in hand.
+
+        Raises:
+            UserError: they are those of another model, or for another kind of input or labels.
+        """
+        self._fitting(now)
+        self.load_into(model)
+
+    def _fitting(self, now: TaskSpec) -> TaskSpec:
+        """The task of the saved model, if its inputs and labels are like those of this one."""
         saved = TaskSpec(**self.built["task"])
         for key in ("kind", "classes", "vocab", "features"):
             if getattr(saved, key) != getattr(now, key):
@@ -69,10 +91,7 @@ class Saved:
                     f"the saved model was trained on {saved.name} with {key}={getattr(saved, key)}"
                     f", {now.name} has {key}={getattr(now, key)}: choose the task it was trained on"
                 )
-        bound = self.built["recipe"]["positions"] == "learned" or any(
-            mixer_class(layer["mixer"]).card.length_bound for layer in self.built["layers"]
-        )
-        return dataclasses.replace(now, length=saved.length if bound else now.length)
+        return saved
 
     def load_into(self, model: Model) -> None:
         """Puts the parameters into a model.
@@ -84,7 +103,9 @@ class Saved:
             model.load_state_dict(self.state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
-            raise UserError(f"the saved model does not fit this task: {reason}") from error
+            raise UserError(
+                f"the saved model does not fit this model and task: {reason}"
+            ) from error
 
 
 def load_model(path: str) -> Saved:

@@ -36,9 +36,10 @@ def cell_id(
     manifest: Mapping[str, Any],
     source: str,
     fingerprint: Fingerprint,
-    checkpoint: str | None,
+    origin: str | None,
 ) -> str:
-    """Digest of configuration, data, code, device, precision, threads and torch version.
+    """Digest of configuration, data, code, device, precision, threads and torch version; and of
+    ``origin``, where the parameters come from a saved model.
 
     What only says where things are written or how long they may take is left out.
     """
@@ -48,7 +49,7 @@ def cell_id(
         "model": config.model,
         "protocol": config.protocol["name"],
         "recipe": asdict(config.recipe),
-        "checkpoint": checkpoint,
+        "origin": origin,
         "data": dict(manifest),
         "source": source,
         "device": fingerprint.device,

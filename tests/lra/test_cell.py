@@ -31,8 +31,8 @@ def config() -> RunConfig:
     return load(presets.compose(*CUSTOM))
 
 
-def identity(config, manifest=None, source="s", here=HERE, checkpoint=None) -> str:
-    return cell_id(config, manifest or {"sha256": "x"}, source, here, checkpoint)
+def identity(config, manifest=None, source="s", here=HERE, origin=None) -> str:
+    return cell_id(config, manifest or {"sha256": "x"}, source, here, origin)
 
 
 CHANGES = [
@@ -59,7 +59,7 @@ def test_names_that_differ_are_other_cells(config):
     [
         {"manifest": {"sha256": "y"}},
         {"source": "t"},
-        {"checkpoint": "0123"},
+        {"origin": "evaluated from 0123"},
         {"here": replace(HERE, device="another CPU")},
         {"here": replace(HERE, n_threads=1)},
         {"here": replace(HERE, n_processes=2)},

@@ -189,6 +189,7 @@ WRONG = {
     "layers=transformer": "layers must be a list of model names",
     "backend=3": "backend must be a backend for every op, or {op: backend}, got 3",
     "checkpoint=3": "checkpoint must be the path of a saved model.pt, got 3",
+    "init=3": "init must be the path of a saved model.pt, got 3",
     "paths.results=null": "paths.results must be a folder, got None",
     "limits=null": "limits is a group of values",
     # values

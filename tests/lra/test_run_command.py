@@ -189,6 +189,27 @@ def test_a_saved_model_is_evaluated_only(fork, finished, tmp_path):
     assert "finished already" in fork(*fork.tiny(tmp_path, f"checkpoint={saved}", "seed=5")).out
 
 
+def test_a_saved_model_is_trained_further(fork, finished, tmp_path):
+    """With steps too small to change a number it scores what it scored, as another cell."""
+    words = fork.tiny(tmp_path, f"init={finished / 'model.pt'}", "recipe.lr=1e-12", "seed=5")
+    ended = fork(*words)
+    assert ended.code == 0, ended.err
+    row, original = row_of(tmp_path), json.loads((finished / "row.json").read_text())
+    assert row.label.startswith("begun with ") and "steps)" in row.label
+    assert row.test_acc == original["test_acc"] and row.train_s is not None
+    assert "finished already" in fork(*words).out
+    # the same file, for another use, or none, is another cell
+    assert len({row.cell, original["cell"]}) == 2
+
+
+def test_a_model_of_another_shape_cannot_be_trained_further(fork, finished, tmp_path):
+    saved = f"init={finished / 'model.pt'}"
+    ended = fork(*fork.tiny(tmp_path, saved, "recipe.dim=32"))
+    assert ended.code == 2 and "does not fit this model and task" in ended.err
+    both = fork(*fork.tiny(tmp_path, saved, f"checkpoint={finished / 'model.pt'}"))
+    assert both.code == 2 and "give one" in both.err
+
+
 def test_a_saved_model_is_evaluated_at_another_length(fork, finished, tmp_path):
     """Sinusoids and this mixer know no length."""
     longer = ("task.min_length=65", "task.max_length=130")

@@ -89,7 +89,7 @@ def test_parameters_that_do_not_fit_are_one_line(tmp_path):
     config = found.config(loaded())
     other = {**config.layers[0], "mixer": {"_target_": "my_module.ShortOnly"}}
     config = replace(config, layers=[other])
-    with pytest.raises(UserError, match="does not fit this task: .*gate") as caught:
+    with pytest.raises(UserError, match="does not fit this model and task: .*gate") as caught:
         build(config, TASK, found)
     assert "\n" not in str(caught.value)
 

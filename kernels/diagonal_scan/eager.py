@@ -3,8 +3,9 @@
 All chunks advance one position at a time together, twice: first to find the state each would end
 with if it began at zero, then, begun with what the chunks before it hand over, to write the states.
 Python takes about 2 * 64 steps on each level and log_64(N) levels, and every step is a plain
-multiply-add, so it is as safe as the loop: no logarithm, no division, no power of a. It can be
-differentiated once.
+multiply-add, so it is as safe as the loop: no logarithm, no division. Where a is the same at every
+position, so is the error of its power that carries from chunk to chunk, and adds up: those carries
+are in double precision. It can be differentiated once.
 """
 
 import math
@@ -74,10 +75,12 @@ def _scan_blocks_(h: Tensor, a: Tensor, reverse: bool) -> None:
     first = order[0]
     states, decays = h.unbind(2), a.expand(-1, -1, c, *a.shape[3:]).unbind(2)
     end, decay = states[first].clone(), decays[first].clone()
+    if a.shape[1] == 1:
+        decay = decay.to(torch.promote_types(decay.dtype, torch.float64))
     for i in order[1:]:
         torch.addcmul(states[i], decays[i], end, out=end)
         decay *= decays[i]
-    scan_(end, decay, reverse=reverse)
+    end = scan_(end.to(decay.dtype), decay, reverse=reverse).to(end.dtype)
     into, source = (
         (slice(None, -1), slice(1, None)) if reverse else (slice(1, None), slice(None, -1))
     )

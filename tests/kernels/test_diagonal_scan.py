@@ -1,6 +1,7 @@
 """The diagonal recurrence: real and complex, both directions, constant and changing a."""
 
 import inspect
+from functools import partial
 
 import pytest
 import torch
@@ -180,3 +181,15 @@ def test_bad_input(changes, message):
     # past the annotations, which tests check too and which would speak first
     with pytest.raises(ValueError, match=message):
         inspect.unwrap(diagonal_scan)(**{"a": torch.zeros(D), "b": torch.zeros(2, 8, D)} | changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=["real", "complex"])
+def test_one_coefficient_for_all_positions_does_not_add_up_its_rounding(dtype):
+    """Its power carries from chunk to chunk, with the same error each time."""
+    size, angle = (drawn(64, seed=seed, dtype=torch.float64) for seed in (0, 1))
+    a = 1 - 1e-2 * size.abs()
+    if dtype.is_complex:
+        a = torch.polar(a, angle)
+    b = drawn(2, 1024, 64, seed=2, dtype=dtype)
+    run = partial(diagonal_scan, backend="eager")
+    check(run, partial(diagonal_scan, backend="reference"), {"a": a, "b": b}, dtype=torch.float32)

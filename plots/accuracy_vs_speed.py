@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from textwrap import wrap
+from textwrap import fill, wrap
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -254,7 +254,10 @@ def _labels(
     obstacles: Sequence[Box],
 ) -> None:
     """Each model's name beside its bubble; a thin line where it had to move away."""
-    names = [entry.name.replace("_", " ") for entry in shown]
+    # what departs from a protocol stands behind the name, which tables show whole
+    names = [
+        fill(entry.name.replace("_", " "), 36, max_lines=3, placeholder=" ...") for entry in shown
+    ]
     texts = [axes.text(0, 0, name, fontsize=8.5, zorder=4) for name in names]
     points = [tuple(axes.transData.transform(_point(entry))) for entry in shown]
     radii = [_radius(area) for area in areas]

@@ -158,14 +158,16 @@ class Bench:
         )
         self.causal, self.window = first.causal, first.window
         self.key_length = first.key_length or case.length
-        self.calls = [Call(place.function, first)]
         short = case.length <= place.config.reference_longest
         truth = "reference" if short else "eager"
-        with at_most(FIRST_CALL_S):
-            grads = "forward_backward" in place.config.passes
-            first_truth = Truth(self.calls[0], truth, grads=grads)
-            self.calls.append(Call(place.function, second, self.calls[0].cotangent))
-            self.truths = [first_truth, Truth(self.calls[1], truth, grads=grads)]
+        grads = "forward_backward" in place.config.passes
+        self.calls, self.truths = list[Call](), list[Truth]()
+        for inputs in (first, second):
+            # the first truth draws the cotangent of both
+            call = Call(place.function, inputs, self.calls[0].cotangent if self.calls else None)
+            with at_most(FIRST_CALL_S):
+                self.truths.append(Truth(call, truth, grads=grads))
+            self.calls.append(call)
         if not short:
             for entry in self.alive:
                 longest = place.config.reference_longest

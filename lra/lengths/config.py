@@ -81,8 +81,9 @@ def settings(run: RunConfig) -> LengthsConfig:
     for key in task:
         if key not in KEYS:
             raise nearest(f"task.{key}", [f"task.{name}" for name in KEYS], kind="key")
-    if run.checkpoint is not None:
-        raise UserError("checkpoint has no meaning for task=lengths: times do not depend on it")
+    for key in ("checkpoint", "init"):
+        if getattr(run, key) is not None:
+            raise UserError(f"{key} has no meaning for task=lengths: times do not depend on it")
     if task["level"] not in LEVELS:
         raise nearest(str(task["level"]), LEVELS, kind="task.level")
     if type(task["causal"]) is not bool:

@@ -270,6 +270,7 @@ def test_work_of_a_token_is_known(tmp_path, name):
         (("mixer._target_=nowhere.Nothing",), "cannot import 'nowhere'"),
         (("task.vocab=1",), "at least 2"),
         (("checkpoint=x.pt",), "checkpoint has no meaning"),
+        (("init=x.pt",), "init has no meaning"),
     ],
 )
 def test_wrong_input_is_named(tmp_path, words, message):

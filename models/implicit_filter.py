@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from models.own_rate import own_rate
+
 # the window falls to this share of itself over a channel's part of the sequence
 TARGET = 1e-2
 
@@ -25,6 +27,7 @@ class ImplicitFilter(nn.Module):
         sin_freq: frequency of its sines at the start (learned).
         inner_layers: hidden layers besides the first.
         fast_decay, slow_decay: shares of the length.
+        lr: learning rate of its parameters, which have no weight decay; None: as all others.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class ImplicitFilter(nn.Module):
         inner_layers: int = 2,
         fast_decay: float = 0.3,
         slow_decay: float = 1.5,
+        lr: float | None = None,
     ):
         super().__init__()
         if emb_dim < 3 or emb_dim % 2 == 0:
@@ -50,6 +54,7 @@ class ImplicitFilter(nn.Module):
         )
         self.last = nn.Linear(width, channels, bias=False)
         self.frequency = nn.Parameter(torch.full((width,), float(sin_freq)))
+        own_rate(*self.parameters(), lr=lr)
         self.alpha: Tensor
         ends = (-math.log(TARGET) / slow_decay, -math.log(TARGET) / fast_decay)
         self.register_buffer("alpha", torch.linspace(*ends, channels), persistent=False)

@@ -25,6 +25,7 @@ def block_sparse_attention(
     layout: Layout,
     *,
     key_mask: Bool[Tensor, "B M"] | None = ...,
+    alibi: Float[Tensor, " H"] | None = ...,
     scale: float | None = ...,
     return_lse: Literal[False] = ...,
     backend: str = ...,
@@ -39,6 +40,7 @@ def block_sparse_attention(
     layout: Layout,
     *,
     key_mask: Bool[Tensor, "B M"] | None = ...,
+    alibi: Float[Tensor, " H"] | None = ...,
     scale: float | None = ...,
     return_lse: Literal[True],
     backend: str = ...,
@@ -52,6 +54,7 @@ def block_sparse_attention(
     layout: Layout,
     *,
     key_mask: Bool[Tensor, "B M"] | None = None,
+    alibi: Float[Tensor, " H"] | None = None,
     scale: float | None = None,
     return_lse: bool = False,
     backend: str = "auto",
@@ -67,6 +70,8 @@ def block_sparse_attention(
         layout: of N queries and M keys, for one, H or B H heads (``layouts`` makes them, ``Layout``
             says what it holds). It is moved to the device of q once.
         key_mask: False hides a key from every query.
+        alibi: slope of each head on the distance |i - j| (arXiv 2108.12409), the last query beside
+            the last key; a constant.
         scale: of the dot products; 1 / sqrt(K) if None.
         return_lse: also return the log of the softmax denominator, differentiable, in fp32 or
             wider.
@@ -81,6 +86,7 @@ def block_sparse_attention(
     """
     check_tensors(q, k, v, key_mask)
     _check_layout(q, k, layout)
+    _check_alibi(q, alibi)
     return OP(
         backend,
         q,
@@ -88,6 +94,7 @@ def block_sparse_attention(
         v,
         layout=layout.to(q.device),
         key_mask=key_mask,
+        alibi=alibi,
         scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale,
         return_lse=return_lse,
     )
@@ -106,3 +113,16 @@ def _check_layout(q: Tensor, k: Tensor, layout: Layout) -> None:
             f"layout has lists for {layout.heads} heads: it needs 1, H = {heads} or "
             f"B H = {batch * heads} for q {tuple(q.shape)}"
         )
+
+
+def _check_alibi(q: Tensor, alibi: Tensor | None) -> None:
+    if alibi is None:
+        return
+    if alibi.shape != q.shape[1:2]:
+        raise ValueError(
+            f"alibi must be one slope a head ({q.shape[1]},), got {tuple(alibi.shape)}"
+        )
+    if alibi.device != q.device:
+        raise ValueError(f"alibi is on {alibi.device}, q on {q.device}")
+    if alibi.requires_grad:
+        raise ValueError("alibi is a constant here: it must not require a gradient")

@@ -27,11 +27,12 @@ def run(
     *,
     layout: Layout,
     key_mask: Tensor | None,
+    alibi: Tensor | None,
     scale: float,
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     k, v = repeat_heads(k, q), repeat_heads(v, q)
-    out, lse = ListedAttention.apply(q, k, v, key_mask, layout, scale, return_lse)
+    out, lse = ListedAttention.apply(q, k, v, key_mask, alibi, layout, scale, return_lse)
     return (out, lse) if return_lse else out
 
 
@@ -40,11 +41,11 @@ class ListedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *args: Any) -> tuple[Tensor, Tensor | None]:
-        q, k, v, key_mask, *plan = args
-        ctx.save_for_backward(q, k, v, key_mask)
+        q, k, v, key_mask, alibi, *plan = args
+        ctx.save_for_backward(q, k, v, key_mask, alibi)
         ctx.plan = plan
         with torch.autocast(q.device.type, enabled=False):
-            call = Call(q, k, v, key_mask, *plan)
+            call = Call(q, k, v, key_mask, alibi, *plan)
             out = call.q.new_zeros(*call.q.shape[:3], v.shape[-1])
             lse = call.q.new_full(call.q.shape[:3], -torch.inf, dtype=call.wide)
             for tile, some in call.work():
@@ -57,9 +58,9 @@ class ListedAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor, d_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-        q, k, v, key_mask = ctx.saved_tensors
+        q, k, v, key_mask, alibi = ctx.saved_tensors
         with torch.autocast(q.device.type, enabled=False):
-            call = Call(q, k, v, key_mask, *ctx.plan)
+            call = Call(q, k, v, key_mask, alibi, *ctx.plan)
             d_out = call.blocked(d_out)
             d_lse = call.blocked(d_lse) if call.return_lse and d_lse is not None else None
             d_q = torch.zeros_like(call.q)
@@ -70,7 +71,7 @@ class ListedAttention(torch.autograd.Function):
                 d_k[some].index_add_(1, tile.keys, grads.k)
                 d_v[some].index_add_(1, tile.keys, grads.v)
             found = (unblocked(g, x).to(x.dtype) for g, x in ((d_q, q), (d_k, k), (d_v, v)))
-            return *found, None, None, None, None
+            return *found, None, None, None, None, None
 
 
 class Gradients(NamedTuple):
@@ -90,6 +91,7 @@ class Call:
         k: Tensor,
         v: Tensor,
         key_mask: Tensor | None,
+        alibi: Tensor | None,
         layout: Layout,
         scale: float,
         return_lse: bool,
@@ -100,6 +102,9 @@ class Call:
         self.key_mask: Tensor | None = None
         if key_mask is not None:
             self.key_mask = self.blocked(key_mask[:, None].expand(*k.shape[:3]))
+        self.slopes: Tensor | None = None
+        if alibi is not None:
+            self.slopes = alibi.to(self.wide).repeat(q.shape[0]).view(-1, layout.heads)
 
     def blocked(self, x: Tensor) -> Tensor:
         """``(B, H, N, ...)`` as ``(S, L R, b, ...)``; what fills up the last block is zero."""
@@ -160,6 +165,9 @@ class Call:
         """
         q = self.queries_of(self.q, tile, some) * self.scale
         u = q @ self.keys_of(self.k, tile, some).transpose(-1, -2)
+        if self.slopes is not None:
+            slope = self.slopes[some][:, tile.lists // self.layout.rows]
+            u.addcmul_(slope[..., None, None], self.distances(tile), value=-1)
         if tile.masks is not None:
             # (G, W, b, b) -> (G, b, W b)
             ceiling = masks_with_nothing(self.layout, self.wide)[tile.masks]
@@ -171,6 +179,14 @@ class Call:
             return u, None
         nothing = u.amax(-1, keepdim=True) == -torch.inf
         return u.masked_fill_(nothing, 0), nothing
+
+    def distances(self, tile: Tile) -> Tensor:
+        """|i - j| ``(G, b, W b)``, the last query beside the last key."""
+        at = torch.arange(self.layout.block, device=tile.lists.device)
+        i = (tile.lists % self.layout.rows)[:, None] * len(at) + at
+        j = (tile.keys % self.layout.columns)[:, None] * len(at) + at
+        j = j.view(len(i), 1, -1) - (self.layout.n_keys - self.layout.n_queries)
+        return (j - i[..., None]).abs().to(self.wide)
 
     def queries_of(self, x: Tensor, tile: Tile, some: slice) -> Tensor:
         return self._widened(x[some].index_select(1, tile.lists))

@@ -15,6 +15,7 @@ def run(
     *,
     layout: Layout,
     key_mask: Tensor | None,
+    alibi: Tensor | None,
     scale: float,
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -29,7 +30,7 @@ def run(
         causal=False,
         window=None,
         key_mask=key_mask,
-        score=Score(bias=hidden.masked_fill(~seen, -torch.inf)),
+        score=Score(bias=hidden.masked_fill(~seen, -torch.inf), alibi=alibi),
         scale=scale,
         dropout_p=0.0,
         return_lse=return_lse,

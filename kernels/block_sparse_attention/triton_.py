@@ -21,10 +21,13 @@ def supports(
     *,
     layout: Layout,
     key_mask: Tensor | None,
+    alibi: Tensor | None,
     scale: float,
     return_lse: bool,
 ) -> str | None:
     """Why the kernels cannot do this call, or None."""
+    if alibi is not None:
+        return "it has no alibi"
     if layout.block not in BLOCKS:
         sizes = ", ".join(map(str, BLOCKS))
         return f"its blocks have {sizes} positions, not {layout.block}"
@@ -38,6 +41,7 @@ def run(
     *,
     layout: Layout,
     key_mask: Tensor | None,
+    alibi: Tensor | None,
     scale: float,
     return_lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from lra.conformance.probe import (
     inputs,
     raises,
 )
-from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype
+from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype, wake
 from lra.measurement.memory import tensors_in
 from models.block import Block
 from models.build import make, make_mixer
@@ -148,6 +148,7 @@ def _block(subject: Subject) -> System:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         block = make(subject.block, Block, spec, partial(make_mixer, subject.mixer))
+        wake(block)
     return System(to_dtype(block, torch.float64)).eval()
 
 

@@ -135,8 +135,8 @@ class Subject:
         seed: int = 0,
         **sizes: Any,
     ) -> System:
-        """The system, in eval mode. ``sizes`` are fields of ``LayerSpec``; the mode defaults to the
-        first one that the card claims."""
+        """The system, in eval mode, without maps of zeros. ``sizes`` are fields of ``LayerSpec``;
+        the mode defaults to the first one that the card claims."""
         mode = mode or self.modes()[0]
         fields: dict[str, Any] = {
             "dim": DIM, "heads": HEADS, "ffn_dim": 2 * DIM, "grid": self.grid(max_len), **sizes,
@@ -145,6 +145,7 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             part = self._part(spec, mode)
+            wake(part)
         return System(to_dtype(part, dtype)).eval()
 
     def _part(self, spec: LayerSpec, mode: Mode) -> nn.Module:
@@ -163,6 +164,14 @@ class Subject:
         if self.level == "block":
             return make_block(spec, make_one)
         return make(self.backbone, Backbone, spec, lambda layer: make_block(layer, make_one))
+
+
+@torch.no_grad()
+def wake(module: nn.Module) -> None:
+    """Draws every matrix of zeros: behind a map that starts at zero any check would hold."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(std=parameter.shape[-1] ** -0.5)
 
 
 def to_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lra.conformance.probe import ROUNDING, assert_finite, assert_same, prefix_mask
-from lra.conformance.subject import DIM, HEADS, MAX_LEN, Subject, to_dtype
+from lra.conformance.subject import DIM, HEADS, MAX_LEN, Subject, to_dtype, wake
 from models.backbone import Backbone
 from models.build import build_model, locate
 from models.model import Model
@@ -29,6 +29,7 @@ def _model(subject: Subject, *, two_way: bool = False, scalars: bool = False) ->
         built = build_model(
             spec, backbone=subject.backbone, layers=[(subject.block, subject.mixer)]
         )
+        wake(built)
     return to_dtype(built, torch.float64).eval()  # type: ignore[return-value]
 
 

@@ -12,11 +12,14 @@ from lra.training.schedule import factor
 
 def make_optimiser(model: nn.Module, recipe: Recipe) -> tuple[AdamW, LambdaLR]:
     """The optimiser and its schedule. ``_optim`` is a dict of AdamW's group options, such as
-    ``{"lr": 1e-3, "weight_decay": 0.0}`` for the parameters of a state space."""
+    ``{"lr": 1e-3, "weight_decay": 0.0}`` for the parameters of a state space; ``lr_factor`` in it
+    is a rate in the recipe's."""
     groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = defaultdict(list)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            own = getattr(parameter, "_optim", {})
+            own = dict(getattr(parameter, "_optim", {}))
+            if "lr_factor" in own:
+                own["lr"] = own.pop("lr_factor") * recipe.lr
             groups[tuple(sorted(own.items()))].append(parameter)
     optimiser = AdamW(
         [{"params": parameters, **dict(own)} for own, parameters in groups.items()],

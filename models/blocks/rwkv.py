@@ -15,6 +15,7 @@ class ChannelMixing(nn.Module):
     """``sigmoid(R r) * (V relu(K k)^2)``, r and k mixtures of the present token and the one before.
 
     Peng et al. 2023 (arXiv 2305.13048), eq. 18 and 12-13. It sees one token to the left.
+    R and V start at zero, K orthogonal (appendix E and the authors' code).
     """
 
     def __init__(self, spec: LayerSpec):
@@ -26,6 +27,9 @@ class ChannelMixing(nn.Module):
         self.key = nn.Linear(spec.dim, spec.ffn_dim, bias=False)
         self.receptance = nn.Linear(spec.dim, spec.dim, bias=False)
         self.value = nn.Linear(spec.ffn_dim, spec.dim, bias=False)
+        nn.init.orthogonal_(self.key.weight, gain=max(spec.ffn_dim / spec.dim, 1) ** 0.5)
+        for linear in (self.receptance, self.value):
+            nn.init.zeros_(linear.weight)
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(

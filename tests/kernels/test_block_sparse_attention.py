@@ -8,6 +8,7 @@ import torch
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from kernels.attention import attention
+from kernels.attention.score import Score
 from kernels.block_sparse_attention import block_sparse_attention, eager, layouts, tiles
 from kernels.block_sparse_attention.layout import build
 from kernels.dispatch import record
@@ -56,6 +57,26 @@ def test_eager_equals_the_reference_in_fp64(small_tiles, n, m, case, masked):
             results.append((*y, *grads(y, list(x.values()))))
     for got, wanted in zip(*results, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("n,m", LENGTHS, ids=lambda n: str(n))
+def test_alibi_falls_with_the_distance(small_tiles, n, m, case):
+    x, slopes = draw(n, m), torch.tensor([0.5, 0.0, 0.125, 2.0], dtype=torch.float64)
+    leaves, layout = {name: t.requires_grad_() for name, t in x.items()}, CASES[case](n, m)
+    distance = (torch.arange(n)[:, None] + m - n - torch.arange(m)).abs()
+    seen = layout.matrix()
+    seen = seen.unflatten(0, (-1, 4)) if len(seen) == 8 else seen[None]
+    bias = (-slopes[:, None, None] * distance)[None].masked_fill(~seen, -torch.inf)
+    results = []
+    for backend in ("eager", "reference"):
+        y = block_sparse_attention(**leaves, layout=layout, alibi=slopes, backend=backend)
+        results.append((y, *grads((y,), list(leaves.values()))))
+    y = attention(**leaves, score=Score(bias=bias), backend="reference")
+    results.append((y, *grads((y,), list(leaves.values()))))
+    for other in results[1:]:
+        for got, wanted in zip(results[0], other, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -189,6 +210,8 @@ def test_auto_is_eager_on_a_cpu():
         ({"q": torch.zeros(2, 4, 0, 16)}, r"q must be .*\(2, 4, 0, 16\)"),
         ({"v": torch.zeros(2, 4, 8, 16, dtype=torch.float64)}, "v is torch.float64 on cpu"),
         ({"key_mask": torch.ones(2, 9, dtype=torch.bool)}, r"key_mask .*\(2, 8\).*\(2, 9\)"),
+        ({"alibi": torch.zeros(3)}, r"alibi must be one slope a head \(4,\), got \(3,\)"),
+        ({"alibi": torch.zeros(4, requires_grad=True)}, "alibi is a constant"),
         ({"backend": "tritn"}, "no backend 'tritn'"),
     ],
     ids=lambda x: next(iter(x)) if isinstance(x, dict) else "",

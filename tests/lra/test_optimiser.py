@@ -31,11 +31,13 @@ class Net(nn.Module):
         self.pole = nn.Parameter(torch.ones(4))
         self.step_size = nn.Parameter(torch.ones(1))
         self.gain = nn.Parameter(torch.ones(1))
+        self.scale = nn.Parameter(torch.ones(1))
         self.frozen = nn.Parameter(torch.ones(5), requires_grad=False)
         # the order of the keys must not make another group
         self.pole._optim = {"lr": 1e-3, "weight_decay": 0.0}
         self.step_size._optim = {"weight_decay": 0.0, "lr": 1e-3}
         self.gain._optim = {"weight_decay": 0.0}
+        self.scale._optim = {"lr_factor": 0.5, "weight_decay": 0.0}
 
 
 def test_groups_follow_optim(recipe):
@@ -49,8 +51,9 @@ def test_groups_follow_optim(recipe):
         (0.01, 0.3): [net.weight, net.bias],
         (1e-3, 0.0): [net.pole, net.step_size],
         (0.01, 0.0): [net.gain],
+        (0.005, 0.0): [net.scale],
     }
-    assert len(optimiser.param_groups) == 3
+    assert len(optimiser.param_groups) == 4
     assert {key: [id(p) for p in group] for key, group in found.items()} == {
         key: [id(p) for p in group] for key, group in expected.items()
     }
@@ -85,4 +88,5 @@ def test_schedule_scales_every_group(recipe):
     # step s of linear: s/4 in the warm-up, then down to 0 at step 10
     factors = [0.25, 0.5, 0.75, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]
     for factor, found in zip(factors, rates, strict=True):
-        assert found == pytest.approx([0.01 * factor, 1e-3 * factor, 0.01 * factor], abs=1e-15)
+        own = [rate * factor for rate in (0.01, 1e-3, 0.01, 0.005)]
+        assert found == pytest.approx(own, abs=1e-15)

@@ -16,13 +16,14 @@ MIXERS = {
     "exact.transformer.Transformer": {},
     "sparse.sliding_window_attention.SlidingWindowAttention": {"window": 5},
     "sparse.local_attention.LocalAttention": {"block_size": 5},
+    "sparse.sparse_transformer.SparseTransformer": {"stride": 4},
+    "sparse.longformer.Longformer": {"window": 4, "separate_global_proj": False},
     "low_rank.synthesizer.Synthesizer": {"dot_product": True},
 }
 OTHERS = {
     "exact.relative_attention.RelativeAttention": "sinusoidal, learned or none",
     "linear.performer.Performer": "rope, sinusoidal, learned or none",
     "low_rank.linformer.Linformer": "rope, sinusoidal, learned or none",
-    "sparse.bigbird.BigBird": "rope, sinusoidal, learned or none",
     "ssm.s4d.S4D": "sinusoidal, learned or none",
 }
 BLOCK = {"_target_": "models.blocks.residual.ResidualBlock"}

@@ -83,6 +83,15 @@ def test_the_filter_is_a_network_of_the_position_under_a_window():
     torch.testing.assert_close(implicit(7), taps[:, :7])
 
 
+def test_filters_learn_at_a_rate_of_their_own():
+    """As HyenaFilter of the authors' code: 1e-3, without weight decay."""
+    own = {n: p._optim for n, p in made().named_parameters() if hasattr(p, "_optim")}
+    assert own == {
+        n: {"lr": 1e-3, "weight_decay": 0.0} for n, _ in made().named_parameters() if "filter." in n
+    }
+    assert all(p._optim == {"weight_decay": 0.0} for p in made(lr_filter=None).filter.parameters())
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="order and short_filter must be at least 1"):
         made(order=0)

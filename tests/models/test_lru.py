@@ -118,7 +118,8 @@ def test_matrices_start_as_published():
     assert mixer.b.std().item() == pytest.approx(1 / math.sqrt(2 * DIM), rel=0.05)
     assert mixer.c.std().item() == pytest.approx(1 / math.sqrt(400), rel=0.05)
     own = {name for name, p in mixer.named_parameters() if hasattr(p, "_optim")}
-    assert own == {"nu", "theta", "gamma"}
+    assert own == {"nu", "theta", "gamma", "b"}
+    assert made(lr_factor=0.25).b._optim == {"lr_factor": 0.25, "weight_decay": 0.0}
 
 
 def test_refusals():

@@ -118,6 +118,11 @@ def test_starts_as_published():
     torch.testing.assert_close(mixer.log_a[0].exp(), torch.arange(1.0, 17).double())
     assert mixer.step_size.in_features == 1 and made(dt_rank=5).step_size.in_features == 5
     assert {n for n, p in mixer.named_parameters() if hasattr(p, "_optim")} == {"log_a", "d"}
+    # 16 layers that add up start with maps out of a quarter
+    bound = mixer.out.in_features**-0.5
+    for depth in (1, 16):
+        largest = made(depth=depth).out.weight.abs().max().item()
+        assert largest == pytest.approx(bound * depth**-0.5, rel=0.05)
 
 
 def test_refusals():

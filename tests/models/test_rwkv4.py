@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lra.conformance.checks import run
-from lra.conformance.subject import Subject
+from lra.conformance.subject import Subject, wake
 from models.blocks.rwkv import ChannelMixing, RWKVBlock
 from models.mixers.recurrent.rwkv4 import RWKV4
 from models.spec import LayerSpec
@@ -17,6 +17,7 @@ DIM = 6
 def made(**standard):
     torch.manual_seed(0)
     mixer = RWKV4(DIM, heads=1, max_len=64, causal=True, **{"layer": 1, "depth": 3} | standard)
+    wake(mixer)
     return mixer.double()
 
 
@@ -92,6 +93,18 @@ def test_starts_as_published():
     torch.testing.assert_close(first.mix_key, torch.arange(DIM).double() / DIM)
 
 
+def test_maps_start_at_zero_or_orthogonal():
+    """As RWKV_Init of the authors' code does for v4: a block first hands on its input."""
+    mixer = RWKV4(DIM, heads=1, max_len=8, causal=True)
+    for linear in (mixer.key, mixer.receptance, mixer.output):
+        assert not linear.weight.any()
+    torch.testing.assert_close(mixer.value.weight @ mixer.value.weight.T, torch.eye(DIM))
+    spec = LayerSpec(dim=DIM, heads=1, max_len=8, causal=True, ffn_dim=4 * DIM)
+    mixing = ChannelMixing(spec)
+    assert not mixing.receptance.weight.any() and not mixing.value.weight.any()
+    torch.testing.assert_close(mixing.key.weight.T @ mixing.key.weight, 4 * torch.eye(DIM))
+
+
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 def test_steps_of_the_block_are_the_whole(norm_position):
     """Its state is constant: of the mixer, and the last token that channel mixing has seen."""
@@ -101,6 +114,7 @@ def test_steps_of_the_block_are_the_whole(norm_position):
         norm_position=norm_position,
     )  # fmt: skip
     block, x = RWKVBlock(spec, lambda s: made()).double(), inputs(9)
+    wake(block)
     whole, _ = block(x, None)
     state, outputs = block.init_state(2), []
     for x_t in x.unbind(1):
@@ -128,12 +142,14 @@ def test_channel_mixing():
     torch.manual_seed(0)
     spec = LayerSpec(dim=DIM, heads=1, max_len=16, causal=True, ffn_dim=10, layer=1, depth=3)
     mixing, x = ChannelMixing(spec).double(), inputs(7)
+    wake(mixing)
     before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
     k, r = (m * x + (1 - m) * before for m in (mixing.mix_key, mixing.mix_receptance))
     wanted = mixing.receptance(r).sigmoid() * mixing.value(mixing.key(k).relu() ** 2)
     torch.testing.assert_close(mixing(x), wanted)
     block = RWKVBlock(spec, lambda s: RWKV4(DIM, heads=1, max_len=16, causal=True))
     assert isinstance(block.ffn, ChannelMixing)
+    wake(block)
     y, _ = block.double()(x, None)
     changed = x.clone()
     changed[:, 4:] += 1

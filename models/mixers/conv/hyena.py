@@ -29,6 +29,8 @@ class Hyena(Mixer):
         sin_freq: frequency of its sines at the start.
         short_filter: taps of the short convolutions.
         num_inner_mlps: hidden layers of the filter network besides the first.
+        lr_filter: learning rate of the filter network, which has no weight decay; None: as all
+            others.
     """
 
     card = Card(
@@ -45,7 +47,6 @@ class Hyena(Mixer):
         deviations=(
             "as many long convolutions as gates, as the paper defines; its code has one fewer",
             "position features of the filters are fixed, where the authors' code trains them, too",
-            "filters have the learning rate and weight decay of the model, not ones of their own",
             "not causal: filters of both sides are channels of one network, each with its window",
             "the window has no shift, which is 0 in the authors' code: filters fade to nothing",
             "short convolutions have no bias",
@@ -62,6 +63,7 @@ class Hyena(Mixer):
         sin_freq: float = 1.0,
         short_filter: int = 3,
         num_inner_mlps: int = 2,
+        lr_filter: float | None = 1e-3,
         **standard: Any,
     ):
         super().__init__(dim, **standard)
@@ -76,7 +78,7 @@ class Hyena(Mixer):
         self.short = nn.Parameter(taps)
         self.filter = ImplicitFilter(
             self.directions * order * dim, max_len=self.max_len, width=filter_order,
-            emb_dim=emb_dim, sin_freq=sin_freq, inner_layers=num_inner_mlps,
+            emb_dim=emb_dim, sin_freq=sin_freq, inner_layers=num_inner_mlps, lr=lr_filter,
         )  # fmt: skip
         self.d = nn.Parameter(torch.randn(order, dim))
         self.out = nn.Linear(dim, dim)

@@ -27,6 +27,8 @@ class MonarchMixer(Mixer):
         filter_order: width of the filter networks.
         emb_dim: odd number of position features of the filter networks.
         residual_long_conv: add a convolution of the input itself.
+        lr_filter: learning rate of the filter networks, which have no weight decay; None: as all
+            others.
     """
 
     card = Card(
@@ -43,7 +45,6 @@ class MonarchMixer(Mixer):
         deviations=(
             "convolutions use torch's FFT; backend={long_conv: monarch} uses Monarch products",
             "position features of the filters are fixed, where the authors' code trains them, too",
-            "filters have the learning rate and weight decay of the model, not ones of their own",
             "not causal: filters of both sides are channels of one network, each with its window",
             "sines of the filters start at frequency 1, in the authors' M2-BERT at 10",
             "short convolutions have no bias, and the residual convolution no skip",
@@ -57,17 +58,21 @@ class MonarchMixer(Mixer):
         filter_order: int = 128,
         emb_dim: int = 5,
         residual_long_conv: bool = True,
+        lr_filter: float | None = 1e-3,
         **standard: Any,
     ):
         super().__init__(dim, **standard)
         self.directions = 1 if self.causal else 2
         self.into = nn.Linear(dim, 3 * dim)
         self.short = nn.Parameter(torch.empty(3 * dim, 3).uniform_(-(3**-0.5), 3**-0.5))
-        sizes = {"max_len": self.max_len, "width": filter_order, "emb_dim": emb_dim}
-        self.filter = ImplicitFilter(self.directions * dim, **sizes)
+        channels = self.directions * dim
+        sizes: dict[str, Any] = {
+            "max_len": self.max_len, "width": filter_order, "emb_dim": emb_dim, "lr": lr_filter,
+        }  # fmt: skip
+        self.filter = ImplicitFilter(channels, **sizes)
         self.residual_filter: ImplicitFilter | None = None
         if residual_long_conv:
-            self.residual_filter = ImplicitFilter(self.directions * dim, **sizes)
+            self.residual_filter = ImplicitFilter(channels, **sizes)
         self.d = nn.Parameter(torch.randn(dim))
         self.out = nn.Linear(dim, dim)
 

@@ -12,6 +12,7 @@ from kernels.diagonal_scan import diagonal_scan
 from models.card import Card
 from models.complex_linear import into_states, real_part_out
 from models.mixer import Mixer
+from models.own_rate import own_rate
 from models.padding import zero_padding
 
 TINY = 1e-6  # keeps |lambda| off 0 and 1, where its logarithms have no value
@@ -27,6 +28,8 @@ class LRU(Mixer):
         r_min, r_max: ring of |lambda| at the start.
         max_phase: largest phase at the start, in radians.
         state: number of complex states.
+        lr_factor: learning rate of lambda, gamma and B, in the model's (in the paper 0.25 or 0.5,
+            by task); they have no weight decay.
     """
 
     card = Card(
@@ -41,11 +44,7 @@ class LRU(Mixer):
         bidirectional=False,
         recurrent=True,
         ops=("diagonal_scan",),
-        deviations=(
-            "the paper's layer has no feed-forward network; here the block adds one",
-            "lambda, gamma and B have the model's learning rate, in the paper 0.1 to 0.5 of it",
-            "B has weight decay, as C; the paper's has none",
-        ),
+        deviations=("the paper's layer has no feed-forward network; here the block adds one",),
     )
 
     def __init__(
@@ -56,13 +55,14 @@ class LRU(Mixer):
         r_max: float = 1.0,
         max_phase: float = 6.28,
         state: int = 128,
+        lr_factor: float = 0.5,
         **standard: Any,
     ):
         super().__init__(dim, **standard)
         if not 0 <= r_min < r_max <= 1:
             raise ValueError(f"LRU: need 0 <= r_min < r_max <= 1, got {r_min} and {r_max}")
-        if state < 1 or max_phase <= 0:
-            raise ValueError("LRU: state must be at least 1 and max_phase more than 0")
+        if state < 1 or max_phase <= 0 or lr_factor <= 0:
+            raise ValueError("LRU: state must be at least 1, max_phase and lr_factor more than 0")
         self.state = state
         squared = torch.rand(state) * (r_max**2 - r_min**2) + r_min**2
         radius = squared.clamp(TINY, 1 - TINY).sqrt()
@@ -70,10 +70,9 @@ class LRU(Mixer):
         self.nu = nn.Parameter((-radius.log()).log())
         self.theta = nn.Parameter(phase.log())
         self.gamma = nn.Parameter((1 - radius.square()).sqrt().log())
-        for parameter in (self.nu, self.theta, self.gamma):
-            parameter._optim = {"weight_decay": 0.0}  # type: ignore[attr-defined]
         # real and imaginary parts interleaved, as complex tensors hold them
         self.b = nn.Parameter(torch.randn(state, 2, dim) / math.sqrt(2 * dim))
+        own_rate(self.nu, self.theta, self.gamma, self.b, lr_factor=lr_factor)
         self.c = nn.Parameter(torch.randn(dim, state, 2) / math.sqrt(state))
         self.d = nn.Parameter(torch.randn(dim))
         self.gate = nn.Linear(dim, 2 * dim)

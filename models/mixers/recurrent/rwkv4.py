@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from kernels.wkv import wkv
 from models.card import Card
 from models.mixer import Mixer
+from models.own_rate import own_rate
 from models.padding import zero_padding
 from models.token_shift import token_before
 
@@ -23,7 +24,7 @@ class RWKV4(Mixer):
     has no weight; time passes over it.
 
     w = exp(decay). At the start decays spread over channels, faster in later layers, and mu over
-    channels too (appendix E).
+    channels too (appendix E); maps start at zero, but the one to v, which starts orthogonal.
     """
 
     card = Card(
@@ -38,10 +39,7 @@ class RWKV4(Mixer):
         bidirectional=False,
         recurrent=True,
         ops=("wkv",),
-        deviations=(
-            "projections start as torch starts them, where the paper's start at zero",
-            "the embedding has no norm of its own (LN0 of the authors' code)",
-        ),
+        deviations=("the embedding has no norm of its own (LN0 of the authors' code)",),
     )
 
     def __init__(self, dim: int, **standard: Any):
@@ -56,12 +54,14 @@ class RWKV4(Mixer):
         self.mix_key = nn.Parameter(share**early)
         self.mix_value = nn.Parameter(share**early + 0.3 * late)
         self.mix_receptance = nn.Parameter(share ** (0.5 * early))
-        for parameter in (self.decay, self.bonus):
-            parameter._optim = {"weight_decay": 0.0}  # type: ignore[attr-defined]
+        own_rate(self.decay, self.bonus)
         self.key = nn.Linear(dim, dim, bias=False)
         self.value = nn.Linear(dim, dim, bias=False)
         self.receptance = nn.Linear(dim, dim, bias=False)
         self.output = nn.Linear(dim, dim, bias=False)
+        nn.init.orthogonal_(self.value.weight)
+        for linear in (self.key, self.receptance, self.output):
+            nn.init.zeros_(linear.weight)
 
     def forward(
         self,

@@ -1,5 +1,7 @@
 """What mixers with a fixed sparse pattern share: they say the pattern, the op does the rest."""
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -13,6 +15,8 @@ from models.qkv import QKVMixer
 class BlockSparseMixer(QKVMixer):
     """Softmax attention over the pairs of ``layout``. Dropout acts on the mixed features."""
 
+    positions: ClassVar[tuple[str, ...]] = ("rope", "alibi")
+
     def layout(self, n: int, mask: Bool[Tensor, "B N"] | None) -> Layout:
         """Which query sees which key in sequences padded to n. The pattern of an example may depend
         on its true length, never on n."""
@@ -25,7 +29,9 @@ class BlockSparseMixer(QKVMixer):
         v: Float[Tensor, "B H N V"],
         mask: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N V"]:
-        y = block_sparse_attention(q, k, v, self.layout(q.shape[2], mask), key_mask=mask)
+        y = block_sparse_attention(
+            q, k, v, self.layout(q.shape[2], mask), key_mask=mask, alibi=self.alibi
+        )
         return F.dropout(y, self.dropout, self.training)
 
     def reference_matrix(
@@ -35,4 +41,4 @@ class BlockSparseMixer(QKVMixer):
         visible = self.layout(x.shape[1], mask).matrix().to(x.device)
         if len(visible) not in (1, self.heads):
             visible = visible.unflatten(0, (len(x), self.heads))
-        return softmax_matrix(q, k, visible, mask)
+        return softmax_matrix(q, k, visible, mask, alibi=self.alibi)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kernels.attention import attention
+from kernels.attention.score import Score
 from kernels.block_sparse_attention.layout import Layout
 from kernels.block_sparse_attention.layouts import band, global_tokens
 from models.card import Card, Equals
@@ -108,4 +109,10 @@ class Longformer(BlockSparseMixer):
         if self.rotary is not None:
             q, k = self.rotary(q), self.rotary(k)
         dropout = self.dropout if self.training else 0.0
-        return attention(q, k, v, key_mask=mask, dropout_p=dropout)
+        score = Score()
+        if self.alibi is not None:
+            # the first queries, which the op would take for the last
+            j = torch.arange(x.shape[1], device=x.device)
+            far = (j - j[: some.shape[1], None]).abs()
+            score = Score(bias=(-self.alibi[:, None, None] * far).to(q.dtype)[None])
+        return attention(q, k, v, key_mask=mask, score=score, dropout_p=dropout)

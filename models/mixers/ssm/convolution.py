@@ -45,10 +45,3 @@ class ConvolutionalSSM(Mixer):
     def gated(self, y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         y = F.dropout(F.gelu(y), self.dropout, self.training)
         return F.glu(self.gate(y), dim=-1)
-
-
-def own_rate(lr_ssm: float | None, *parameters: nn.Parameter) -> None:
-    """Learning rate of a system's own parameters, without weight decay; None: as all others."""
-    own = {"weight_decay": 0.0} if lr_ssm is None else {"lr": lr_ssm, "weight_decay": 0.0}
-    for parameter in parameters:
-        parameter._optim = own  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from kernels.selective_scan import selective_scan
 from models.card import Card
 from models.causal_conv import CausalConv
 from models.mixer import Mixer
+from models.own_rate import own_rate
 from models.padding import zero_padding
 
 
@@ -20,6 +21,15 @@ def inverse_softplus_steps(count: int, dt_min: float, dt_max: float) -> Float[Te
     span = math.log(dt_max) - math.log(dt_min)
     dt = (torch.rand(count) * span + math.log(dt_min)).exp()
     return dt + (-torch.expm1(-dt)).log()
+
+
+def output_map(inner: int, dim: int, depth: int) -> nn.Linear:
+    """The map out of a layer, smaller at the start the more layers add up (GPT-2's rule, as in the
+    authors' code)."""
+    linear = nn.Linear(inner, dim, bias=False)
+    with torch.no_grad():
+        linear.weight *= depth**-0.5
+    return linear
 
 
 class Mamba(Mixer):
@@ -51,7 +61,6 @@ class Mamba(Mixer):
         replaces_ffn=True,
         ops=("short_conv", "selective_scan"),
         deviations=(
-            "the output map does not start smaller in deeper models, as the authors' code has it",
             "dropout, where the recipe has it, acts before the output map; the paper has none",
         ),
     )
@@ -84,9 +93,8 @@ class Mamba(Mixer):
             self.step_size.bias.copy_(inverse_softplus_steps(inner, dt_min, dt_max))
         self.log_a = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(inner, 1))
         self.d = nn.Parameter(torch.ones(inner))
-        for parameter in (self.log_a, self.d):
-            parameter._optim = {"weight_decay": 0.0}  # type: ignore[attr-defined]
-        self.out = nn.Linear(inner, dim, bias=False)
+        own_rate(self.log_a, self.d)
+        self.out = output_map(inner, dim, self.depth)
 
     def forward(
         self,

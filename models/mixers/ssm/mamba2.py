@@ -11,7 +11,8 @@ from kernels.linear_attention import linear_attention
 from models.card import Card
 from models.causal_conv import CausalConv
 from models.mixer import Mixer
-from models.mixers.ssm.mamba import inverse_softplus_steps
+from models.mixers.ssm.mamba import inverse_softplus_steps, output_map
+from models.own_rate import own_rate
 from models.padding import zero_padding
 
 
@@ -47,7 +48,6 @@ class Mamba2(Mixer):
         ops=("short_conv", "linear_attention"),
         deviations=(
             "one norm for the whole inner width; the authors' code has one for each of ngroups",
-            "the output map does not start smaller in deeper models, as the authors' code has it",
             "dropout, where the recipe has it, acts before the output map; the paper has none",
         ),
     )
@@ -86,10 +86,9 @@ class Mamba2(Mixer):
         self.dt_bias = nn.Parameter(inverse_softplus_steps(self.own_heads, dt_min, dt_max))
         self.log_a = nn.Parameter(torch.empty(self.own_heads).uniform_(1, 16).log())
         self.d = nn.Parameter(torch.ones(self.own_heads))
-        for parameter in (self.dt_bias, self.log_a, self.d):
-            parameter._optim = {"weight_decay": 0.0}  # type: ignore[attr-defined]
+        own_rate(self.dt_bias, self.log_a, self.d)
         self.norm = nn.RMSNorm(inner, eps=1e-5)
-        self.out = nn.Linear(inner, dim, bias=False)
+        self.out = output_map(inner, dim, self.depth)
 
     def forward(
         self,

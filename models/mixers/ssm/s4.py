@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kernels.cauchy_kernel import cauchy_kernel
 from models.card import Card
 from models.hippo import legs_low_rank, legs_matrix, legs_normal
-from models.mixers.ssm.convolution import ConvolutionalSSM, own_rate
+from models.mixers.ssm.convolution import ConvolutionalSSM
+from models.own_rate import own_rate
 
 
 class S4(ConvolutionalSSM):
@@ -77,7 +78,7 @@ class S4(ConvolutionalSSM):
             for vector in (legs_matrix(d_state)[1], legs_low_rank(d_state))
         )
         self.b, self.p = nn.Parameter(b), nn.Parameter(p)
-        own_rate(lr_ssm, self.log_dt, self.log_a_real, self.a_imag, self.b, self.p)
+        own_rate(self.log_dt, self.log_a_real, self.a_imag, self.b, self.p, lr=lr_ssm)
         # real and imaginary part each of variance 1/2
         c = torch.randn(self.directions, dim, pairs, 2) * 0.5**0.5
         with torch.no_grad():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from kernels.vandermonde_kernel import vandermonde_kernel
 from models.card import Card
 from models.hippo import legs_matrix, legs_normal
-from models.mixers.ssm.convolution import ConvolutionalSSM, own_rate
+from models.mixers.ssm.convolution import ConvolutionalSSM
+from models.own_rate import own_rate
 
 
 class S4D(ConvolutionalSSM):
@@ -78,7 +79,7 @@ class S4D(ConvolutionalSSM):
         self.log_a_real = nn.Parameter((-a.real).log().float().repeat(sets, 1))
         self.a_imag = nn.Parameter(a.imag.float().repeat(sets, 1))
         self.b = nn.Parameter(torch.view_as_real(b).float().repeat(sets, 1, 1))
-        own_rate(lr_ssm, self.log_dt, self.log_a_real, self.a_imag, self.b)
+        own_rate(self.log_dt, self.log_a_real, self.a_imag, self.b, lr=lr_ssm)
         # real and imaginary part each of variance 1/2
         self.c = nn.Parameter(torch.randn(self.directions, dim, self.pairs, 2) * 0.5**0.5)
 

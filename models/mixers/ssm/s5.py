@@ -13,7 +13,7 @@ from models.card import Card
 from models.complex_linear import into_states, real_part_out
 from models.hippo import legs_normal
 from models.mixer import Mixer
-from models.mixers.ssm.convolution import own_rate
+from models.own_rate import own_rate
 from models.padding import zero_padding
 
 GATES = ("half_glu1", "half_glu2", "full_glu")
@@ -83,7 +83,7 @@ class S5(Mixer):
         self.b = nn.Parameter(torch.stack([b.real, b.imag], dim=1).float())
         span = math.log(dt_max) - math.log(dt_min)
         self.log_dt = nn.Parameter(torch.rand(pairs) * span + math.log(dt_min))
-        own_rate(lr_ssm, self.a, self.b, self.log_dt)
+        own_rate(self.a, self.b, self.log_dt, lr=lr_ssm)
         ways = 1 if self.causal else 2
         # complex, of variance 1 / P
         drawn = torch.randn(ways, dim, state, dtype=basis.dtype) / math.sqrt(state)

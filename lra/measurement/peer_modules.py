@@ -65,15 +65,17 @@ class Peer:
 
 
 class Gated(nn.Module):
-    """A bare state space layer with the gate of S5's layer: g * sigmoid(W g), g = gelu(y)."""
+    """A bare state space layer with the gate of S5's layer, g * sigmoid(W g), g = gelu(y), or, with
+    two maps, of LRU's: (V g) * sigmoid(W g)."""
 
-    def __init__(self, core: nn.Module, dim: int):
+    def __init__(self, core: nn.Module, dim: int, maps: int = 1):
         super().__init__()
-        self.core, self.gate = core, nn.Linear(dim, dim)
+        self.core, self.gate = core, nn.Linear(dim, maps * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         g = F.gelu(self.core(x))
-        return g * self.gate(g).sigmoid()
+        found = self.gate(g)
+        return g * found.sigmoid() if found.shape == g.shape else F.glu(found, dim=-1)
 
 
 def _mambapy(cls: Any, size: Size) -> nn.Module:
@@ -162,5 +164,22 @@ PEERS: dict[str, Peer] = {
         install="put models/s4/s4d.py and src/ of github.com/state-spaces/s4 on PYTHONPATH",
         model="s4d", knobs={"d_state": 64, "init": "lin"}, causal=True,
         make=lambda cls, size: cls(size.dim, d_state=64, transposed=False),
+    ),
+    "s4": Peer(
+        module="s4", attribute="S4Block",
+        install="put models/s4/s4.py and src/ of github.com/state-spaces/s4 on PYTHONPATH",
+        model="s4", knobs={"d_state": 64}, causal=True,
+        make=lambda cls, size: cls(size.dim, d_state=64, l_max=size.length, transposed=False),
+    ),
+    "lrnnx": Peer(
+        module="lrnnx.models.lti.lru", attribute="LRU", install="pip install lrnnx",
+        model="lru", knobs={"state": 128}, causal=True,
+        make=lambda cls, size: Gated(cls(size.dim, 128), size.dim, 2),
+    ),
+    "lru-pytorch": Peer(
+        module="LRU_pytorch", attribute="LRU", install="pip install LRU-pytorch",
+        model="lru", knobs={"state": 128}, causal=True,
+        # a loop over the positions; its D is a matrix
+        make=lambda cls, size: Gated(cls(size.dim, size.dim, 128), size.dim, 2),
     ),
 }  # fmt: skip

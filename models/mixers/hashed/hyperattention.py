@@ -12,6 +12,7 @@ from kernels.merge_attention import merge_attention
 from kernels.merge_attention.rows import permute_rows, sort_by_bucket, take_rows
 from models.card import Card, Equals
 from models.chunks import into_chunks, out_of_chunks
+from models.mixers.hashed.causal_halves import causal_by_halves
 from models.padding import true_lengths
 from models.qkv import QKVMixer
 
@@ -25,11 +26,16 @@ class HyperAttention(QKVMixer):
     their log-sum-exps; a drawn key of a query's own block is left out, for it is counted already.
     Sequences of at most ``min_seq_len`` tokens get exact attention.
 
+    Causal (algorithm 4): exact inside leaves; the second of two leaves sees the first by the same
+    estimate, the second of two pairs of leaves the first pair, and so on. A query's block is where
+    its own code lies among the sorted keys.
+
     Args:
         lsh_num_projs: projections of the hash.
         block_size: tokens of a block.
         sample_size: keys drawn for the rest; all of them where there are no more.
-        min_seq_len: longest sequence that is done exactly.
+        min_seq_len: longest sequence that is done exactly; causal: the length of a leaf, made
+            longer where ``block_size`` or ``sample_size`` would show all of another leaf.
     """
 
     card = Card(
@@ -39,20 +45,23 @@ class HyperAttention(QKVMixer):
         link="https://arxiv.org/abs/2310.05869",
         family="hashed",
         time="N block_size d + N sample_size d + N d^2",
+        causal_time="N min_seq_len d + N log N block_size d + N log N sample_size d + N d^2",
         memory="N d",
-        causality="no",
+        causality="masked",
         bidirectional=True,
         randomised=True,
         ops=("attention", "merge_attention"),
         equals=(
-            Equals("transformer", lambda n: {"block_size": n}, causal=(False,)),
-            Equals("transformer", lambda n: {"sample_size": n}, causal=(False,)),
-            Equals("transformer", lambda n: {"min_seq_len": n}, causal=(False,)),
+            Equals("transformer", lambda n: {"block_size": n}),
+            Equals("transformer", lambda n: {"sample_size": n}),
+            Equals("transformer", lambda n: {"min_seq_len": n}),
         ),
         deviations=(
-            "the paper's causal form, which halves the sequence, is left out: inside a half the "
-            "block of a query depends on later queries, which masking cannot hide",
-            "one draw of keys serves all examples and heads",
+            "causal: a query's block is found by its own hash, not by its rank among the queries, "
+            "which would show it later ones",
+            "causal: halves are counted from the first position, so that a prefix is cut as it is "
+            "alone",
+            "one draw of keys serves all examples and heads, and all halves of one length",
             "dropout acts on the mixed features",
         ),
     )
@@ -79,13 +88,22 @@ class HyperAttention(QKVMixer):
             )
         self.block_size, self.sample_size = block_size, sample_size
         self.min_seq_len = min_seq_len
+        self.exact = self._leaf() if self.causal else min_seq_len
         self.projections: Tensor
         self.register_buffer("projections", torch.randn(self.head_dim, lsh_num_projs))
         self.luck: Tensor
         self.register_buffer("luck", torch.rand(sample_size))
 
     def dense_at(self, n: int) -> bool:
-        return n <= max(self.min_seq_len, self.block_size, self.sample_size)
+        return n <= max(self.exact, self.block_size, self.sample_size)
+
+    def _leaf(self) -> int:
+        """Positions of a leaf of the causal form: halves that a query would see whole are not
+        estimated."""
+        leaf = max(self.min_seq_len, self.block_size)
+        while leaf <= max(self.block_size, self.sample_size):
+            leaf *= 2
+        return leaf
 
     @torch.no_grad()
     def hash(self, x: Float[Tensor, "B H N K"]) -> Int64[Tensor, "B H N"]:
@@ -105,9 +123,15 @@ class HyperAttention(QKVMixer):
         v: Float[Tensor, "B H N V"],
         mask: Bool[Tensor, "B N"] | None,
     ) -> Float[Tensor, "B H N V"]:
-        n, most = q.shape[2], self.min_seq_len
+        n, most = q.shape[2], self.exact
         if n <= most:
-            y = attention(q, k, v, key_mask=mask)
+            y = attention(q, k, v, causal=self.causal, key_mask=mask)
+        elif self.causal:
+            y = causal_by_halves(
+                q, k, v, torch.stack([self.hash(q), self.hash(k)], dim=-1),
+                q.new_ones(len(q), n, dtype=torch.bool) if mask is None else mask,
+                leaf=most, block=self.block_size, draw=self._draw,
+            )  # fmt: skip
         elif mask is None:
             y = self._estimate(q, k, v, None, torch.full((len(q),), n, device=q.device))
         else:
@@ -159,4 +183,4 @@ class HyperAttention(QKVMixer):
         few = (held <= self.sample_size)[:, None]
         drawn = torch.where(few, every.minimum(most), random)
         weight = (held.double() / self.sample_size).clamp(min=1).log()
-        return drawn, ~few | (every < held[:, None]), weight.float()
+        return drawn, ~few | (every < held[:, None]), weight

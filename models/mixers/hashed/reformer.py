@@ -1,6 +1,6 @@
 """Reformer: each token attends to those that a random hash puts near it."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,11 @@ from kernels.merge_attention.rows import look_around, permute_rows, sort_by_buck
 from models.card import Card
 from models.mixer import Mixer
 from models.padding import zero_padding
+from models.rotary import Rotary
 
-ONLY_SELF = -5e4  # score of a token with itself: it counts only where nothing else is seen
+# score of a token with itself: it counts only where nothing else is seen. No larger than need be:
+# what is added to it loses as many digits
+ONLY_SELF = -1e3
 PAIRS = 1 << 18  # of a query and a key, in the rounds that are computed together
 
 
@@ -30,6 +33,10 @@ class Reformer(Mixer):
     merged by their log-sum-exps; a pair that c rounds show counts once: each weighs it 1 / c. No
     token sees itself unless it sees nothing else.
 
+    Causal, a token sees the ``bucket_size`` tokens before it in the sorted order, inside its
+    bucket: they are earlier ones, whatever follows, while a later token may move the ends of all
+    chunks. As many buckets as the longest sequence has, since the true length is the future, too.
+
     Args:
         n_hashes: rounds of hashing.
         bucket_size: tokens of a chunk, and of a bucket on average.
@@ -43,21 +50,24 @@ class Reformer(Mixer):
         family="hashed",
         time="N log N bucket_size d + N d^2",
         memory="N d",
-        causality="no",
+        causality="masked",
         bidirectional=True,
         randomised=True,
         length_bound=("rotations",),
         ops=("attention", "merge_attention"),
         deviations=(
-            "the paper's causal form is left out: where chunks end depends on later tokens, which "
-            "masking cannot hide",
+            "causal, a token sees the bucket_size tokens before it in the sorted order of its "
+            "bucket; the paper's sees earlier tokens of its chunk and the one before, whose ends "
+            "depend on later tokens, which masking cannot hide",
+            "causal, the number of buckets follows the longest length, not the true one",
             "the first chunk does not see the last one",
             "more than 2 bucket_size buckets have numbers of several digits, hashed apart, as in "
             "the authors' code",
-            "layers are not reversible: the same gradients, the memory of a usual network",
+            "backbone=reversible makes layers reversible; the preset does not, as in LRA's code",
             "dropout acts on the mixed features",
         ),
     )
+    positions: ClassVar[tuple[str, ...]] = ("rope",)
 
     def __init__(self, dim: int, *, n_hashes: int = 8, bucket_size: int = 64, **standard: Any):
         super().__init__(dim, **standard)
@@ -78,6 +88,10 @@ class Reformer(Mixer):
         columns = self.digits * min(pairs, bucket_size)
         self.rotations: Tensor
         self.register_buffer("rotations", torch.randn(n_hashes, self.head_dim, columns))
+        self.rotary: Rotary | None = None
+
+    def use_rotary(self) -> None:
+        self.rotary = Rotary(self.head_dim)
 
     def forward(
         self,
@@ -92,6 +106,8 @@ class Reformer(Mixer):
         q, v = (
             f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.query, self.value)
         )
+        if self.rotary is not None:
+            q = self.rotary(q)
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         buckets = self.hash(q, real)
         orders = sort_by_bucket(buckets.flatten(0, 1), real.repeat(self.n_hashes, 1))
@@ -118,11 +134,14 @@ class Reformer(Mixer):
     def hash(
         self, q: Float[Tensor, "B H N K"], real: Bool[Tensor, "B N"]
     ) -> Int64[Tensor, "R B H N"]:
-        """The bucket of every token in each round; how many there are follows the true length."""
+        """The bucket of every token in each round; how many there are follows the true length, or
+        the longest one if causal."""
         rotations = self.rotations
         if self.training:
             rotations = torch.randn_like(rotations)
         held = real.sum(1)
+        if self.causal:
+            held = torch.full_like(held, self.max_len)
         digits, pairs = self._base(held)
         whole = (held > self.bucket_size)[:, None, None]
         return self._numbers(q, rotations.to(q), digits, pairs) * whole
@@ -159,13 +178,17 @@ class Reformer(Mixer):
     def _cells(
         self, bucket: Int64[Tensor, "R B H N"], inverse: Int64[Tensor, "R B H N"]
     ) -> Int[Tensor, "R B H N"]:
-        """Bucket and chunk of every token in one number: a token sees those of its own number and
-        of the number before it. No bucket has the number before another bucket's first."""
-        chunk = self.chunk(bucket.shape[-1])
-        chunks = -(-bucket.shape[-1] // chunk)
-        cells = bucket * (chunks + 1) + inverse // chunk
+        """Two numbers of every token in one: its bucket, and its chunk or, causal, its place in the
+        sorted order. A token sees its own number and the one before it, causal: the ``chunk`` ones
+        before it; so many after the last number of a bucket belong to no token."""
+        n = bucket.shape[-1]
+        chunk = self.chunk(n)
+        place, places, reach = inverse, n, chunk
+        if not self.causal:
+            place, places, reach = inverse // chunk, -(-n // chunk), 1
+        cells = bucket * (places + reach) + place
         buckets = (2 * self.rotations.shape[-1] // self.digits) ** self.digits
-        return cells.int() if buckets * (chunks + 1) < 1 << 31 else cells
+        return cells.int() if buckets * (places + reach) < 1 << 31 else cells
 
     def _rounds(
         self,
@@ -194,7 +217,10 @@ class Reformer(Mixer):
         for r, cell in enumerate(cells, start=-start):
             own = cut(take_rows(cell, order))
             apart = own[..., :, None] - look_around(own)[..., None, :]
-            together = apart.bitwise_right_shift_(1) == 0  # 0 or 1
+            if self.causal:
+                together = (apart >= 0) & (apart <= chunk)
+            else:
+                together = apart.bitwise_right_shift_(1) == 0  # 0 or 1
             count = count + together
             if 0 <= r < len(order):
                 own_rounds.append(together.unflatten(0, (len(order), -1))[r])

@@ -171,11 +171,6 @@ PEERS: dict[str, Peer] = {
         model="s4", knobs={"d_state": 64}, causal=True,
         make=lambda cls, size: cls(size.dim, d_state=64, l_max=size.length, transposed=False),
     ),
-    "lrnnx": Peer(
-        module="lrnnx.models.lti.lru", attribute="LRU", install="pip install lrnnx",
-        model="lru", knobs={"state": 128}, causal=True,
-        make=lambda cls, size: Gated(cls(size.dim, 128), size.dim, 2),
-    ),
     "lru-pytorch": Peer(
         module="LRU_pytorch", attribute="LRU", install="pip install LRU-pytorch",
         model="lru", knobs={"state": 128}, causal=True,

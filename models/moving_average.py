@@ -58,3 +58,19 @@ class MovingAverage(nn.Module):
             if x.shape[1] == 1:
                 return long_conv(u, past, skip).mT
             return long_conv(u, past, skip, kernel_reverse=future[:, 1:]).mT
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def init_state(self, batch: int) -> Float[Tensor, "B D S"]:
+        """h before the first token."""
+        return self.omega.new_zeros(batch, *self.alpha.shape[1:])
+
+    def step(
+        self, x_t: Float[Tensor, "B D"], h: Float[Tensor, "B D S"]
+    ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B D S"]]:
+        """y_t and h_t, of one direction."""
+        with torch.autocast(x_t.device.type, enabled=False):
+            x = x_t.to(self.omega.dtype)
+            alpha, delta = self.alpha[0].sigmoid(), self.delta[0].sigmoid()
+            h = alpha * self.beta[0] * x[..., None] + (1 - alpha * delta) * h
+            return (self.eta[0] * h).sum(-1) * h.shape[-1] ** -0.5 + self.omega * x, h

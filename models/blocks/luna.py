@@ -1,5 +1,6 @@
 """Luna: attention through a short second sequence that goes from layer to layer."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -59,6 +60,20 @@ class NestedAttention(_Projections):
         return self.maps["output"](self.joined(y)), packed
 
 
+# sum k_j w_j^T (B, H, K, L) and sum w_j v_j^T (B, H, L, K) over the tokens so far
+Sums = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class RunningSums:
+    """State of a decoding ``CausalNestedAttention``: the queries of P, which no token changes, and
+    what ``count`` tokens sum up to."""
+
+    queries: Float[Tensor, "1 H L K"]
+    count: int
+    sums: Sums
+
+
 class CausalNestedAttention(_Projections):
     """Running means in the place of the packed sequence (eq. 8-10)."""
 
@@ -70,21 +85,57 @@ class CausalNestedAttention(_Projections):
     def forward(
         self, x: Float[Tensor, "B N D"], p: Float[Tensor, "B L D"], mask: Tensor | None
     ) -> tuple[Float[Tensor, "B N D"], Float[Tensor, "B L D"]]:
-        q, k, v = (self.split(name, x) for name in ("query", "key", self.value))
-        scores = self.split("pack_key", x) @ self.split("pack_query", p).mT
-        # log 2 makes the softplus of a score of 0 one
-        w = F.softplus(scores * k.shape[-1] ** -0.5, beta=0.6931471805599453).to(k.dtype)
         steps = torch.arange(1, x.shape[1] + 1, device=x.device)[:, None].to(x.dtype)
         if mask is not None:
             steps = mask.cumsum(1).clamp(min=1)[:, None, :, None].to(x.dtype)
+        y, _ = self._read(x, self.split("pack_query", p), steps, mask)
+        return y, torch.zeros_like(p)
 
-        def running(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            y, _ = linear_attention(q, k, v, causal=True, key_mask=mask, normalise=False)
-            return y / steps
+    def init_state(self, p: Float[Tensor, "1 L D"], batch: int) -> RunningSums:
+        """The state before the first token."""
+        queries = self.split("pack_query", p)
+        _, heads, length, width = queries.shape
+        keys = queries.new_zeros(batch, heads, width, length)
+        return RunningSums(queries, 0, (keys, torch.zeros_like(keys.mT)))
 
-        weights = (running(q, k, w) * k.shape[-1] ** -0.5).softmax(dim=-1)
+    def step(
+        self, x: Float[Tensor, "B 1 D"], state: RunningSums
+    ) -> tuple[Float[Tensor, "B 1 D"], RunningSums]:
+        """One token, and the next state."""
+        count = state.count + 1
+        y, sums = self._read(x, state.queries, count, None, state.sums)
+        return y, RunningSums(state.queries, count, sums)
+
+    def _read(
+        self,
+        x: Float[Tensor, "B N D"],
+        queries: Float[Tensor, "#B H L K"],
+        steps: Tensor | int,
+        mask: Tensor | None,
+        before: Sums | None = None,
+    ) -> tuple[Float[Tensor, "B N D"], Sums]:
+        """y and the sums after x, from those before it; ``steps``: how many tokens each position
+        sees."""
+        q, k, v = (self.split(name, x) for name in ("query", "key", self.value))
+        scores = self.split("pack_key", x) @ queries.mT
+        # log 2 makes the softplus of a score of 0 one
+        w = F.softplus(scores * k.shape[-1] ** -0.5, beta=0.6931471805599453).to(k.dtype)
+
+        def running(
+            q: Tensor, k: Tensor, v: Tensor, before: Tensor | None
+        ) -> tuple[Tensor, Tensor]:
+            y, (after, _) = linear_attention(
+                q, k, v, causal=True, key_mask=mask, normalise=False,
+                initial_state=None if before is None else (before, None),
+            )  # fmt: skip
+            return y / steps, after
+
+        keys, values = before or (None, None)
+        scores, keys = running(q, k, w, keys)
+        weights = (scores * k.shape[-1] ** -0.5).softmax(dim=-1)
         weights = F.dropout(weights.to(v.dtype), self.dropout, self.training)
-        return self.maps["output"](self.joined(running(weights, w, v))), torch.zeros_like(p)
+        y, values = running(weights, w, v, values)
+        return self.maps["output"](self.joined(y)), (keys, values)
 
 
 class Luna(Block):
@@ -110,11 +161,11 @@ class Luna(Block):
         memory="N d",
         causality="masked",
         bidirectional=True,
+        recurrent=True,
         ops=("attention", "linear_attention"),
         deviations=(
             "norms stand where the recipe puts them; the paper's are behind the sums",
             "projections have no bias, and both attentions have the recipe's heads",
-            "decoding step by step is not offered",
         ),
     )
 
@@ -129,7 +180,7 @@ class Luna(Block):
         super().__init__(spec, make_mixer)
         if projection_length < 1:
             raise ValueError(f"Luna: projection_length must be at least 1, got {projection_length}")
-        dim = spec.dim
+        dim, self.pre = spec.dim, spec.norm_position == "pre"
         self.first: nn.Parameter | None = None
         self.pack_norm: nn.Module | None = None
         if spec.layer == 0:
@@ -143,22 +194,46 @@ class Luna(Block):
         self.dropout = nn.Dropout(spec.dropout)
         self.ffn = feed_forward(dim, spec.ffn_dim, spec.activation, spec.dropout)
 
+    def pack(self, carry: Float[Tensor, "B L D"] | None) -> Float[Tensor, "#B L D"]:
+        """P of this layer, from what the layer before made of it. In the causal form, which adds
+        nothing to P, it is also the carry of the layer behind."""
+        if self.first is not None:
+            return self.first[None]
+        if carry is None:
+            raise Unsupported("Luna's layers follow one another: P comes from the layer before")
+        assert self.pack_norm is not None
+        return self.pack_norm(carry)
+
     def forward(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None, carry: Any = None
     ) -> tuple[Float[Tensor, "B N D"], Any]:
-        if self.first is not None:
-            p = self.first.expand(len(x), -1, -1).to(x.dtype)
-        elif carry is None:
-            raise Unsupported("Luna's layers follow one another: P comes from the layer before")
-        else:
-            assert self.pack_norm is not None
-            p = self.pack_norm(carry)
+        p = self.pack(carry).expand(len(x), -1, -1).to(x.dtype)
         x = zero_padding(x, mask)
-        pre = self.spec.norm_position == "pre"
-        inner = zero_padding(self.norm(x, mask), mask) if pre else x
+        inner = zero_padding(self.norm(x, mask), mask) if self.pre else x
         y, packed = self.attention(inner, p, mask)
+        return self._around(x, y, mask), p + packed
+
+    def _around(
+        self, x: Float[Tensor, "B N D"], y: Float[Tensor, "B N D"], mask: Tensor | None
+    ) -> Float[Tensor, "B N D"]:
+        """What comes of x and of its attention y: the residual branches."""
         x = x + self.dropout(y)
-        if pre:
-            return x + self.dropout(self.ffn(self.ffn_norm(x, mask))), p + packed
+        if self.pre:
+            return x + self.dropout(self.ffn(self.ffn_norm(x, mask)))
         x = self.norm(x, mask)
-        return self.ffn_norm(x + self.dropout(self.ffn(x)), mask), p + packed
+        return self.ffn_norm(x + self.dropout(self.ffn(x)), mask)
+
+    # -- decoding ------------------------------------------------------------------------------
+
+    def init_state(self, batch: int, carry: Float[Tensor, "1 L D"] | None = None) -> RunningSums:
+        """The state before the first token; ``carry`` as in ``forward``: of the layer before, its
+        ``pack``."""
+        if not isinstance(self.attention, CausalNestedAttention):
+            raise Unsupported("Luna decodes step by step only with causal=true")
+        return self.attention.init_state(self.pack(carry), batch)
+
+    def step(self, x_t: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        assert isinstance(self.attention, CausalNestedAttention)
+        x = x_t[:, None]
+        y, state = self.attention.step(self.norm(x) if self.pre else x, state)
+        return self._around(x, y, None)[:, 0], state

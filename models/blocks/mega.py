@@ -1,5 +1,6 @@
 """Mega: a moving average, then gated attention of one head, whole or in chunks."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from kernels.attention import attention
 from kernels.attention.score import Activation, Score
 from kernels.errors import Unsupported
 from models.block import Block, MakeMixer
+from models.cache import KeyValueCache
 from models.card import Card
 from models.chunks import into_chunks, mask_of_chunks, out_of_chunks
 from models.moving_average import MovingAverage
@@ -30,12 +32,10 @@ CARD = Card(
     memory="N d",
     causality="masked",
     bidirectional=True,
+    recurrent=True,
     ops=("vandermonde_kernel", "long_conv", "attention"),
     length_bound=("bias",),
-    deviations=(
-        "the moving average is not cut at a number of taps",
-        "decoding step by step is not offered",
-    ),
+    deviations=("the moving average is not cut at a number of taps",),
 )
 
 
@@ -73,6 +73,7 @@ class Mega(Block):
     ):
         super().__init__(spec, make_mixer)
         dim, hidden = spec.dim, h_dim or 2 * spec.dim
+        self.pre = spec.norm_position == "pre"
         if attention_function not in ("softmax", "laplace"):
             raise ValueError(
                 f"Mega: attention_function must be softmax or laplace, got '{attention_function}'"
@@ -107,45 +108,107 @@ class Mega(Block):
     def forward(
         self, x: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None, carry: Any = None
     ) -> tuple[Float[Tensor, "B N D"], Any]:
-        if self.bias is not None and self.chunk is None and x.shape[1] > self.reach:
+        self._check_length(x.shape[1])
+        x = zero_padding(x, mask)
+        inner = zero_padding(self.norm(x, mask), mask) if self.pre else x
+        z, *gates = self._into(self.average(inner, mask), inner)
+        mixed = self._attend(z, F.silu(self.value(inner)), mask)
+        return self._around(x, mixed, gates, mask), carry
+
+    def _check_length(self, n: int) -> None:
+        if self.bias is not None and self.chunk is None and n > self.reach:
             raise Unsupported(
-                f"Mega was built for at most {self.reach} positions, got {x.shape[1]}: its bias "
+                f"Mega was built for at most {self.reach} positions, got {n}: its bias "
                 "fixes the length; train it at that length, or with rel_bias=rotary"
             )
-        pre = self.spec.norm_position == "pre"
-        x = zero_padding(x, mask)
-        inner = zero_padding(self.norm(x, mask), mask) if pre else x
-        averaged = F.silu(self.average(inner, mask)).to(inner.dtype)
-        z, gamma, own, phi = self.into(averaged).split(self.sizes, dim=-1)
-        mixed = self._attend(F.silu(z), F.silu(self.value(inner)), mask)
+
+    def _into(
+        self, averaged: Float[Tensor, "B N D"], like: Tensor
+    ) -> tuple[Float[Tensor, "B N _"], ...]:
+        """Z, gamma, what H is made of beside the attention, and phi."""
+        z, *gates = self.into(F.silu(averaged).to(like.dtype)).split(self.sizes, dim=-1)
+        return F.silu(z), *gates
+
+    def _around(
+        self,
+        x: Float[Tensor, "B N D"],
+        mixed: Float[Tensor, "B N V"],
+        gates: Sequence[Tensor],
+        mask: Tensor | None,
+    ) -> Float[Tensor, "B N D"]:
+        """What comes of x and of its attention O: the gates, then the feed-forward network."""
+        gamma, own, phi = gates
         hidden = F.silu(own + self.out(F.silu(gamma) * mixed))
         x = x + phi.sigmoid() * (self.dropout(hidden) - x)
-        if pre:
-            return x + self.dropout(self.ffn(self.ffn_norm(x, mask))), carry
+        if self.pre:
+            return x + self.dropout(self.ffn(self.ffn_norm(x, mask)))
         x = self.norm(x, mask)
-        return self.ffn_norm(x + self.dropout(self.ffn(x)), mask), carry
+        return self.ffn_norm(x + self.dropout(self.ffn(x)), mask)
 
     def _attend(
         self, z: Float[Tensor, "B N Z"], v: Float[Tensor, "B N V"], mask: Tensor | None
     ) -> Float[Tensor, "B N V"]:
         batch, n, _ = z.shape
         chunk = min(self.chunk or n, n)
-        causal, softmax = self.spec.causal, self.function == "softmax"
-        q, k = ((z * self.scale[i] + self.shift[i])[:, None] for i in range(2))
-        if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
         mask = mask_of_chunks(mask, batch, n, chunk, z.device)
-        q, k, v = (into_chunks(x, chunk) for x in (q, k, v[:, None]))
-        if not softmax:
-            q = q / visible_keys(mask, chunk, causal, like=q)
+        z, v = (into_chunks(x[:, None], chunk) for x in (z, v))
+        q, k = self._queries_and_keys(z)
+        if self.function != "softmax":
+            q = q / visible_keys(mask, chunk, self.spec.causal, like=q)
+        y = self._attention(q, k, v, causal=self.spec.causal, mask=mask)
+        return out_of_chunks(y, batch, n)[:, 0]
+
+    def _queries_and_keys(
+        self, z: Float[Tensor, "C 1 c Z"], start: int = 0
+    ) -> tuple[Float[Tensor, "C 1 c Z"], Float[Tensor, "C 1 c Z"]]:
+        """Those of a chunk's positions from ``start`` on."""
+        q, k = (z * self.scale[i] + self.shift[i] for i in range(2))
+        if self.rotary is None:
+            return q, k
+        return self.rotary(q, start=start), self.rotary(k, start=start)
+
+    def _attention(
+        self, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | None = None
+    ) -> Float[Tensor, "C 1 c V"]:
+        softmax = self.function == "softmax"
         table = None if self.bias is None else self.bias[None]
-        y = attention(
+        return attention(
             q.to(v.dtype), k.to(v.dtype), v, causal=causal, key_mask=mask,
             score=Score(relative=table, activation=self.function),
-            scale=z.shape[-1] ** -0.5 if softmax else 1.0,
+            scale=q.shape[-1] ** -0.5 if softmax else 1.0,
             dropout_p=self.spec.mixer_dropout if self.training else 0.0,
         )  # fmt: skip
-        return out_of_chunks(y, batch, n)[:, 0]
+
+    # -- decoding: the state of the average, and the keys and values of the chunk --------------
+
+    def init_state(self, batch: int) -> tuple[Float[Tensor, "B D S"], KeyValueCache]:
+        if not self.spec.causal:
+            raise Unsupported(f"{type(self).__name__} decodes step by step only with causal=true")
+        average = self.average.init_state(batch)
+        return average, self._empty(batch, average)
+
+    def _empty(self, batch: int, like: Tensor) -> KeyValueCache:
+        z_dim, hidden = self.sizes[:2]
+        return KeyValueCache(
+            like.new_empty(batch, 1, 0, z_dim), like.new_empty(batch, 1, 0, hidden)
+        )
+
+    def step(self, x_t: Float[Tensor, "B D"], state: Any) -> tuple[Float[Tensor, "B D"], Any]:
+        x, (average, cache) = x_t[:, None], state
+        inner = self.norm(x) if self.pre else x
+        averaged, average = self.average.step(inner[:, 0], average)
+        z, *gates = self._into(averaged[:, None], inner)
+        v = F.silu(self.value(inner))[:, None]
+        if cache.count == self.chunk:
+            # a full chunk is over: the token starts its own
+            cache = self._empty(len(x), v)
+        self._check_length(cache.count + 1)
+        q, k = self._queries_and_keys(z[:, None], start=cache.count)
+        cache = cache.append(k.to(v.dtype), v)
+        if self.function != "softmax":
+            q = q / cache.count
+        mixed = self._attention(q, cache.keys, cache.values, causal=False)[:, 0]
+        return self._around(x, mixed, gates, None)[:, 0], (average, cache)
 
 
 class MegaChunk(Mega):

@@ -84,6 +84,23 @@ def test_causal_equals_the_running_means(tie_kv):
     torch.testing.assert_close(carry, block.first.expand(2, -1, -1))
 
 
+@pytest.mark.parametrize("tie_kv", [True, False])
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+def test_steps_of_two_layers_are_the_causal_forward(tie_kv, norm_position):
+    first, second = (made(True, layer, norm_position, tie_kv=tie_kv) for layer in (0, 1))
+    x = inputs(9)
+    wanted, carry = first(x, None)
+    wanted, _ = second(wanted, None, carry)
+    states = [first.init_state(2), second.init_state(2, first.pack(None))]
+    for t, x_t in enumerate(x.unbind(1)):
+        y_t, states[0] = first.step(x_t, states[0])
+        y_t, states[1] = second.step(y_t, states[1])
+        torch.testing.assert_close(y_t, wanted[:, t])
+    other, _ = second.step(x[:, 0], second.init_state(2, first.pack(None).flip(-1)))
+    own, _ = second.step(x[:, 0], second.init_state(2, first.pack(None)))
+    assert not torch.allclose(other, own), "P of the layer before changes nothing"
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("norm_position", ["pre", "post"])
 def test_padding_does_not_matter(causal, norm_position):
@@ -109,5 +126,9 @@ def test_a_score_of_zero_weighs_one():
 def test_refusals():
     with pytest.raises(Unsupported, match="P comes from the layer before"):
         made(layer=1)(inputs(3), None)
+    with pytest.raises(Unsupported, match="P comes from the layer before"):
+        made(True, layer=1).init_state(1)
+    with pytest.raises(Unsupported, match="only with causal=true"):
+        made().init_state(1)
     with pytest.raises(ValueError, match="projection_length must be at least 1"):
         made(projection_length=0)

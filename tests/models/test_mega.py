@@ -51,6 +51,8 @@ def block_by_hand(block, x, length=None):
     z, gamma, own, phi = block.into(y).split(block.sizes, -1)
     z, v = F.silu(z), F.silu(block.value(inner))
     q, k = z * block.scale[0] + block.shift[0], z * block.scale[1] + block.shift[1]
+    if block.rotary is not None:
+        q, k = (block.rotary(y[:, None])[:, 0] for y in (q, k))
     i = torch.arange(n)
     chunk = block.chunk or n
     seen = i[:, None] // chunk == i // chunk
@@ -86,6 +88,15 @@ def test_average_by_convolution_is_the_loop(causal, n):
     torch.testing.assert_close(ema(x, None), wanted)
 
 
+def test_the_average_step_by_step():
+    torch.manual_seed(0)
+    ema, x = MovingAverage(DIM, states=3, causal=True).double(), inputs(12)
+    wanted, h = ema(x, None), ema.init_state(2)
+    for t, x_t in enumerate(x.unbind(1)):
+        y_t, h = ema.step(x_t, h)
+        torch.testing.assert_close(y_t, wanted[:, t])
+
+
 def test_limits_of_the_average():
     """delta = 0 sums up; alpha = delta = 1 looks at nothing but the present."""
     torch.manual_seed(0)
@@ -112,6 +123,15 @@ def test_equals_its_equations(causal, norm_position, function, chunk):
         torch.testing.assert_close(block(x, None)[0], block_by_hand(block, x))
 
 
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_positions_turn_by_their_distance(chunk):
+    """Those of a chunk count from its beginning, by hand from the sequence's."""
+    kind, knobs = (Mega, {}) if chunk is None else (MegaChunk, {"chunk": chunk})
+    block, x = made(kind, True, rel_bias="rotary", **knobs), inputs(13)
+    # angles are of single precision
+    torch.testing.assert_close(block(x, None)[0], block_by_hand(block, x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("function", ["softmax", "laplace"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_padding_does_not_matter(function, causal):
@@ -121,6 +141,25 @@ def test_padding_does_not_matter(function, causal):
         y, _ = block(x.masked_fill(~mask[..., None], torch.nan), mask)
         torch.testing.assert_close(y[1:, :7], block(x[1:, :7], None)[0])
         torch.testing.assert_close(y[:1], block(x[:1], None)[0])
+
+
+@pytest.mark.parametrize("norm_position", ["pre", "post"])
+@pytest.mark.parametrize("function", ["softmax", "laplace"])
+@pytest.mark.parametrize("rel_bias", ["simple", "rotary"])
+@pytest.mark.parametrize("chunk", [None, 1, 5])
+def test_steps_are_the_causal_forward(norm_position, function, rel_bias, chunk):
+    kind, knobs = (Mega, {}) if chunk is None else (MegaChunk, {"chunk": chunk})
+    knobs |= {"attention_function": function, "rel_bias": rel_bias}
+    block, x = made(kind, True, norm_position, **knobs), inputs(16)
+    wanted, state, held = block(x, None)[0], block.init_state(2), []
+    for t, x_t in enumerate(x.unbind(1)):
+        y_t, after = block.step(x_t, state)
+        # a benchmark takes the same step again and again
+        torch.testing.assert_close(block.step(x_t, state)[0], y_t, rtol=0, atol=0)
+        torch.testing.assert_close(y_t, wanted[:, t])
+        state = after
+        held.append(state[1].keys.shape[2])
+    assert held == [t % (chunk or 16) + 1 for t in range(16)]
 
 
 def test_a_chunk_as_long_as_the_sequence_is_the_whole():
@@ -139,6 +178,15 @@ def test_rotary_positions_have_no_length():
 def test_refusals():
     with pytest.raises(Unsupported, match="at most 24 positions, got 25"):
         made()(inputs(25), None)
+    block = made(causal=True)
+    state = block.init_state(2)
+    with pytest.raises(Unsupported, match="at most 24 positions, got 25"):
+        for x_t in inputs(25).unbind(1):
+            _, state = block.step(x_t, state)
+    assert state[1].count == 24
+    for kind in (Mega, MegaChunk):
+        with pytest.raises(Unsupported, match=f"{kind.__name__} decodes .* only with causal=true"):
+            made(kind).init_state(1)
     for knobs, message in (
         ({"attention_function": "relu2"}, "attention_function must be"),
         ({"rel_bias": "none"}, "rel_bias must be simple or rotary"),

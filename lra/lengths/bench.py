@@ -169,16 +169,17 @@ class Bench:
         self, run: PassRun, subject: Subject, batch: Inputs
     ) -> tuple[Callable[[Inputs], object], Sequence[object]]:
         """One more token, whatever the inputs; and what is held for it."""
-        if subject.mixer is None:
-            level = self.place.config.level
-            raise Unsupported(f"decoding is a mixer's: task.level=mixer instead of {level}")
+        if subject.part is None:
+            raise Unsupported("decoding is of a mixer or block: task.level=mixer or block")
+        if not subject.causal:
+            raise Unsupported("decoding needs a causal system: task.causal=true")
         precision = self.place.config.run.recipe.precision
         if precision != "32-true":
             raise Unsupported(
                 f"states are kept in float32: recipe.precision=32-true instead of {precision}"
             )
         subject.system.eval()
-        decoder = Decoder(subject.mixer, batch.x)
+        decoder = Decoder(subject.part, batch.x)
         run.state_mib = decoder.state_mib
         return lambda _: decoder.step(), decoder.held
 

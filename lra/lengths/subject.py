@@ -79,10 +79,9 @@ class Subject:
         return all(m.causal for m in mixers) if mixers else self.config.causal
 
     @property
-    def mixer(self) -> Mixer | None:
-        """The bare mixer, where that is what is measured."""
-        part = self.system.part if isinstance(self.system, Part) else None
-        return part if isinstance(part, Mixer) else None
+    def part(self) -> Mixer | Block | None:
+        """The mixer or block, where that is what is measured."""
+        return self.system.part if isinstance(self.system, Part) else None
 
     def inputs(self, seed: int) -> Inputs:
         """Fresh inputs, the same for the same seed."""
@@ -177,7 +176,10 @@ def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> S
         model = make_model(run, spec).to(device)
         return Subject(config, point, model, device, model.dense_at(n))
     _check_level(config)
-    layer = replace(spec.layer, causal=config.causal)
+    facts = card(config)
+    # what bounds the length has room for the token that is decoded after n others
+    more = int("decode" in config.passes and facts.recurrent and bool(facts.length_bound))
+    layer = replace(spec.layer, causal=config.causal, max_len=spec.layer.max_len + more)
     mixer, block = run.layers[0]["mixer"], run.layers[0]["block"]
     part: Mixer | Block
     with as_user_error():
@@ -185,7 +187,7 @@ def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> S
             part = make_mixer(mixer, layer)
         else:
             part = make(block, Block, layer, partial(make_mixer, mixer))
-    degenerate = card(config).family != "exact" and part.dense_at(n)
+    degenerate = facts.family != "exact" and part.dense_at(n)
     return Subject(config, point, Part(part).to(device), device, degenerate)
 
 

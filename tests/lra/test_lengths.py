@@ -208,14 +208,15 @@ def test_a_cache_grows_with_the_length_and_a_recurrent_state_does_not(tmp_path):
     assert all(r.peak_mem_mib > r.state_mib for r in (*cache.values(), *state.values()))
 
 
-def test_the_decoder_gives_the_token_after_those_it_read(tmp_path):
+@pytest.mark.parametrize("level", ["mixer", "block"])
+def test_the_decoder_gives_the_token_after_those_it_read(tmp_path, level):
     """And gives it at every call: a cache does not grow while it is timed."""
-    words = ("model=transformer", "task.level=mixer", "task.causal=true")
+    words = ("model=transformer", f"task.level={level}", "task.causal=true")
     subject = make_subject(configured(tmp_path, *words), Point(16, 2), CPU)
     x = subject.inputs(0).x
-    decoder = Decoder(subject.mixer.eval(), x)
+    decoder = Decoder(subject.part.eval(), x)
     with torch.no_grad():
-        parallel = subject.mixer(torch.cat([x, x[:, -1:]], dim=1))
+        parallel = subject.system(torch.cat([x, x[:, -1:]], dim=1))
     for _ in range(3):
         torch.testing.assert_close(decoder.step(), parallel[:, -1], rtol=1e-4, atol=1e-5)
     assert decoder.state_mib == pytest.approx(2 * 2 * 16 * 16 * 4 / MIB)
@@ -225,6 +226,8 @@ def test_the_decoder_gives_the_token_after_those_it_read(tmp_path):
 
 
 MODELS = [n for n in presets.names("model") if n != "custom"]
+# blocks of their own
+DECODING_BLOCKS = ["luna", "mega", "mega_chunk"]
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -238,12 +241,15 @@ def test_work_and_memory_of_every_model_are_known(tmp_path, name):
     assert row.gflop > 0 and row.flop_coverage > 0.99
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_work_of_a_token_is_known(tmp_path, name):
-    words = ("task.level=mixer", "task.causal=true", "task.passes=[decode]")
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [*(("mixer", name) for name in MODELS), *(("block", name) for name in DECODING_BLOCKS)],
+)
+def test_work_of_a_token_is_known(tmp_path, level, name):
+    words = (f"task.level={level}", "task.causal=true", "task.passes=[decode]")
     rows = measured(tmp_path, f"model={name}", *words, "task.lengths=[33]")
     row = rows[33, "decode"]
-    if row.status == "unsupported":
+    if row.status == "unsupported" and level == "mixer":
         assert row.state_mib is None and row.reason
         return
     assert row.status == "ok", row.reason

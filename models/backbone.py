@@ -24,13 +24,14 @@ class Backbone(nn.Module):
 
     Attributes:
         card: None where the mixer's card says everything.
-        cross: it takes keys and values from another sequence, so its mixers must too.
+        cross: it takes keys and values from another sequence, so its mixers must too; it may depend
+            on the knobs.
         hosts: whether it makes blocks at all; where it does not, the mixer and the block of a
             configuration are not used.
     """
 
     card: ClassVar[Card | None] = None
-    cross: ClassVar[bool] = False
+    cross: bool = False
     hosts: ClassVar[bool] = True
 
     def __init__(self, spec: LayerSpec, make_block: MakeBlock):

@@ -143,9 +143,6 @@ def build_model(
                 "alone: set bidirectional=false"
             )
         spec = replace(spec, layer=replace(spec.layer, causal=True))
-    if host.cross:
-        for block, mixer in layers:
-            _check_cross(host, locate(block["_target_"], Block), mixer_class(mixer))
 
     def make_block(layer: LayerSpec) -> Block:
         block, mixer = layers[layer.layer % len(layers)]
@@ -158,6 +155,9 @@ def build_model(
         layer = replace(spec.layer, max_len=spec.layer.max_len - cls)
         spec = replace(spec, pooling="mean", layer=layer)
     model = Model(spec, partial(make, backbone, Backbone), make_block)
+    if model.backbone.cross:
+        for block, mixer in layers:
+            _check_cross(host, locate(block["_target_"], Block), mixer_class(mixer))
     if (spec.layer.rotary or spec.layer.alibi) and not model.mixers():
         parts = ", ".join(dict.fromkeys(type(part).__name__ for part in model.parts))
         raise Unsupported(

@@ -25,7 +25,8 @@ class FunnelTransformer(Backbone):
 
     Args:
         blocks: layers of each block; None: the depth, in up to three blocks as even as can be.
-        pool_q_only: keys and values of a block's first layer are not pooled.
+        pool_q_only: keys and values of a block's first layer are not pooled, for mixers that take
+            them from another sequence; else any mixer will do.
     """
 
     card = Card(
@@ -45,7 +46,6 @@ class FunnelTransformer(Backbone):
             "no decoder: features stay pooled, so tasks that label positions are refused",
         ),
     )
-    cross = True
 
     def __init__(
         self,
@@ -71,12 +71,13 @@ class FunnelTransformer(Backbone):
                 f"FunnelTransformer: blocks={self.sizes} must be layers of at least 1 that sum to "
                 f"the depth {spec.depth}"
             )
-        self.pool_q_only, self.skip = pool_q_only, int(spec.cls)
+        self.cross = self.pool_q_only = pool_q_only
+        self.skip = int(spec.cls)
         self.layers, length, layer = nn.ModuleList(), spec.max_len, 0
         for index, size in enumerate(self.sizes):
-            for place in range(size):
-                if index and place == 1 - int(pool_q_only):
-                    length = self.skip + -(-(length - self.skip) // 2)
+            if index:
+                length = self.skip + -(-(length - self.skip) // 2)
+            for _ in range(size):
                 self.layers.append(make_block(replace(spec, layer=layer, max_len=length)))
                 layer += 1
         self.norm = make_norm(spec.norm, spec.dim) if spec.norm_position == "pre" else None

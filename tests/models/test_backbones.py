@@ -203,6 +203,14 @@ def test_positions_reach_the_latents():
 # -- hosting -------------------------------------------------------------------------------------
 
 
+def model_spec():
+    return ModelSpec(
+        layer=LayerSpec(dim=DIM, heads=2, max_len=16, causal=False, depth=2, ffn_dim=16),
+        kind="classify", classes=3, vocab=11, features=None, positions="sinusoidal",
+        embedding_std=1.0, pooling="mean", head="mlp", head_dim=16,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("module", "name"),
     [
@@ -212,12 +220,7 @@ def test_positions_reach_the_latents():
     ],
 )
 def test_hosts_a_performer_and_refuses_a_mixer_without_cross(module, name):
-    backbone = {"_target_": f"models.backbones.{module}.{name}"}
-    spec = ModelSpec(
-        layer=LayerSpec(dim=DIM, heads=2, max_len=16, causal=False, depth=2, ffn_dim=16),
-        kind="classify", classes=3, vocab=11, features=None, positions="sinusoidal",
-        embedding_std=1.0, pooling="mean", head="mlp", head_dim=16,
-    )  # fmt: skip
+    backbone, spec = {"_target_": f"models.backbones.{module}.{name}"}, model_spec()
     model = build_model(spec, backbone=backbone, layers=[(BLOCK, PERFORMER)])
     x = torch.randint(1, 11, (2, 16))
     assert model(x, torch.ones_like(x, dtype=torch.bool)).shape == (2, 3)
@@ -229,6 +232,28 @@ def test_hosts_a_performer_and_refuses_a_mixer_without_cross(module, name):
     mega = {"_target_": "models.blocks.mega.Mega"}
     with pytest.raises(Unsupported, match=f"{needs}Mega hands none to a mixer: choose block="):
         build_model(spec, backbone=backbone, layers=[(mega, DENSE)])
+
+
+def test_a_funnel_that_pools_keys_too_hosts_any_mixer():
+    sort = "models.mixers.sparse.sinkhorn_transformer.SinkhornTransformer"
+    layers = [(BLOCK, {"_target_": sort, "block_size": 4})]
+    funnel = {"_target_": "models.backbones.funnel_transformer.FunnelTransformer"}
+    with pytest.raises(Unsupported, match="SinkhornTransformer cannot: choose a mixer whose card"):
+        build_model(model_spec(), backbone=funnel, layers=layers)
+    pooled = {**funnel, "pool_q_only": False}
+    model = build_model(model_spec(), backbone=pooled, layers=layers).eval()
+    # a layer is made for the positions that it sees
+    assert [mixer.max_len for mixer in model.mixers()] == [16, 8]
+    x = torch.randint(1, 11, (2, 13))
+    real = torch.ones_like(x, dtype=torch.bool)
+    logits = model(x, real)
+    assert logits.shape == (2, 3)
+    cut = real & (torch.arange(13) < 6)
+    torch.testing.assert_close(model(x, cut), model(x[:, :6], cut[:, :6]))
+    mega = build_model(
+        model_spec(), backbone=pooled, layers=[({"_target_": "models.blocks.mega.Mega"}, DENSE)]
+    )
+    assert mega(x, real).isfinite().all()
 
 
 @pytest.mark.parametrize("kind", [FunnelTransformer, Perceiver])

@@ -4,6 +4,8 @@ pre:  x + f(norm(x))        (LRA's encoder; a last norm follows the stack)
 post: norm(x + f(x))        (the paper's)
 """
 
+import math
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Bool, Float
@@ -28,6 +30,16 @@ def feed_forward(dim: int, hidden: int, activation: str, dropout: float) -> nn.M
     )
 
 
+def width(ffn_dim: int, factor: float) -> int:
+    """Inner width of a feed-forward network, to the nearest whole number."""
+    if not 0 < factor < math.inf:
+        raise ValueError(f"ffn_factor must be more than 0, got {factor}")
+    inner = round(factor * ffn_dim)
+    if inner < 1:
+        raise ValueError(f"ffn_factor={factor} of ffn_dim={ffn_dim} leaves no feed-forward network")
+    return inner
+
+
 class ResidualBlock(Block):
     """The default block.
 
@@ -35,11 +47,19 @@ class ResidualBlock(Block):
         ffn: whether a feed-forward network follows the mixer; None: unless the mixer's card says
             that it replaces one. Papers whose layer is a small mixer alone (S4D, LRU) get one, so
             that only the mixer differs between models.
+        ffn_factor: width of that network, in the recipe's ``ffn_dim``.
     """
 
     cross = True
 
-    def __init__(self, spec: LayerSpec, make_mixer: MakeMixer, *, ffn: bool | None = None):
+    def __init__(
+        self,
+        spec: LayerSpec,
+        make_mixer: MakeMixer,
+        *,
+        ffn: bool | None = None,
+        ffn_factor: float = 1.0,
+    ):
         super().__init__(spec, make_mixer)
         if spec.norm_position not in ("pre", "post"):
             raise ValueError(f"norm_position must be pre or post, got '{spec.norm_position}'")
@@ -49,7 +69,7 @@ class ResidualBlock(Block):
         self.dropout = nn.Dropout(spec.dropout)
         self.ffn: nn.Module | None = None
         if not self.mixer.card.replaces_ffn if ffn is None else ffn:
-            self.ffn = self.feed_forward(spec)
+            self.ffn = self.feed_forward(replace(spec, ffn_dim=width(spec.ffn_dim, ffn_factor)))
             self.ffn_norm = make_norm(spec.norm, spec.dim)
 
     def feed_forward(self, spec: LayerSpec) -> nn.Module:

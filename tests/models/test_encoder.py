@@ -8,6 +8,7 @@ import torch
 
 from models.backbones.encoder import Encoder
 from models.blocks.residual import ResidualBlock
+from models.blocks.rwkv import RWKVBlock
 from models.build import make_mixer
 from models.spec import LayerSpec
 from tests.conformance.specimens import Sound
@@ -71,6 +72,21 @@ def test_padding_changes_nothing_in_training(norm):
     first, second = encoder(norm=norm).train(), encoder(norm=norm).train()
     other = torch.where(MASK[..., None], X, 100.0)
     torch.testing.assert_close(first(X, MASK)[0][MASK], second(other, MASK)[0][MASK])
+
+
+@pytest.mark.parametrize(("factor", "width"), [(1.0, 16), (0.5, 8), (0.1, 2), (2.0, 32)])
+def test_ffn_factor_is_the_width_of_the_network(factor, width):
+    spec = replace(SPEC, layer=0)
+    for kind in (ResidualBlock, RWKVBlock):
+        block = kind(spec, partial(make_mixer, CONFIG), ffn_factor=factor)
+        assert {p.numel() for p in block.ffn.parameters() if p.ndim == 2} >= {8 * width}
+        assert block.double()(X, MASK)[0].shape == X.shape
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf"), 0.01])
+def test_ffn_factor_leaves_a_network(factor):
+    with pytest.raises(ValueError, match="ffn_factor"):
+        ResidualBlock(SPEC, partial(make_mixer, CONFIG), ffn_factor=factor)
 
 
 def test_ffn_is_gelu():

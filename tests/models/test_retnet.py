@@ -1,13 +1,18 @@
 """Retention: parallel, recurrent and segment-wise forms are one; no decay is linear attention."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from lra.conformance.subject import load
+from models.block import Block
+from models.build import make, make_mixer
 from models.mixers.linear.retnet import RetNet
 from models.rotary import Rotary
+from models.spec import LayerSpec
 
 
 def made(**knobs):
@@ -78,3 +83,18 @@ def test_refusals():
         made(value_factor=0)
     with pytest.raises(ValueError, match="gamma_first must be more than 0"):
         made(gamma_first=0.0)
+
+
+def test_a_layer_of_the_preset_holds_what_a_transformers_does():
+    """Section 3.1: 8 d^2 in retention, 4 d^2 behind it; 4 d^2 and 8 d^2 in a transformer."""
+    d = 16
+    spec = LayerSpec(dim=d, heads=2, max_len=8, causal=True, ffn_dim=4 * d)
+
+    def matrices(name):
+        subject = load(name)
+        block = make(subject.block, Block, spec, partial(make_mixer, subject.mixer))
+        return sum(p.numel() for p in block.parameters() if p.ndim == 2), block
+
+    count, block = matrices("retnet")
+    assert sum(p.numel() for p in block.ffn.parameters() if p.ndim == 2) == 4 * d**2
+    assert count == matrices("transformer")[0] == 12 * d**2

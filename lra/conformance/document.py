@@ -14,6 +14,7 @@ Every preset of `conf/model`, from its card and its conformance checks, as
 `python -m lra conformance` writes it. `python -m lra show NAME` prints the whole card and what
 differs from the paper; `python -m lra list --family ssm --causal` filters.
 
+*(no ffn)*: the mixer holds the parameters of a feed-forward network, so a layer has none besides.
 *time, memory*: growth of one layer in N, held by counting operations and live bytes at N, 2N and
 4N; in brackets the time of the causal form, where it is another. *causal*: native (by
 construction), masked, or no. *decodes*: token by token, equal to the parallel form, with a state
@@ -35,11 +36,12 @@ def document(models: Sequence[ModelRow], checks: Sequence[ConformanceRow]) -> st
 def _line(row: ModelRow, checks: Sequence[ConformanceRow]) -> str:
     counts = Counter(check.status for check in checks if check.model == row.model)
     status = f"{counts['pass']} / {counts['refuses']} / {counts['not applicable']}"
+    model = f"{row.model} (no ffn)" if row.replaces_ffn else row.model
     paper = f"[{row.authors.split(',')[0]} {row.year}]({row.link})"
     proofs = [f"= {row.equals}"] if row.equals else []
     proofs += [f"[{name}](tests/models/{name})" for name in proofs_of(row.model)]
     cells = (
-        row.model, row.family, paper, times_of(row), row.memory, row.causality,
+        model, row.family, paper, times_of(row), row.memory, row.causality,
         "yes" if row.bidirectional else "no", "yes" if row.recurrent else "no",
         ", ".join(proofs), status,
     )  # fmt: skip

@@ -194,6 +194,7 @@ class ModelRow:
     bidirectional: bool
     recurrent: bool
     cross: bool
+    replaces_ffn: bool
     randomised: bool
     length_bound: str | None = None
     ops: str | None = None

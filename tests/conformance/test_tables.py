@@ -9,7 +9,7 @@ from lra.conformance import tables
 from lra.conformance.checks import CHECKS
 from lra.conformance.document import document, proofs_of
 from lra.conformance.outcome import Outcome
-from lra.conformance.subject import presets
+from lra.conformance.subject import load, presets
 from lra.results.csv_io import read_csv
 from lra.results.schema import ConformanceRow, ModelRow
 from lra.results.source import ROOT
@@ -45,6 +45,11 @@ def test_document_says_what_a_causal_form_takes_and_families_as_list_takes_them(
     line = document([replace(row, family="low_rank", time="N d", causal_time="N^2 d")], [])
     assert f"| {row.model} | low_rank |" in line and "| N d (causal: N^2 d) |" in line
     assert "(causal:" not in document([replace(row, causal_time=None)], [])
+
+
+def test_document_says_whose_layers_have_no_feed_forward_network():
+    for model, told in (("mamba", "| mamba (no ffn) | ssm |"), ("lru", "| lru | recurrent |")):
+        assert told in document([tables.model_row(load(model))], [])
 
 
 @pytest.mark.parametrize("model", presets())

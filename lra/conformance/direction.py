@@ -16,7 +16,7 @@ from lra.conformance.probe import (
     inputs,
     raises,
 )
-from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype, wake
+from lra.conformance.subject import DIM, HEADS, MAX_LEN, Mode, Subject, System, to_dtype
 from lra.measurement.memory import tensors_in
 from models.block import Block
 from models.build import make, make_mixer
@@ -24,6 +24,7 @@ from models.cache import KeyValueCache
 from models.mixer import Mixer
 from models.qkv import Decoding
 from models.spec import LayerSpec
+from models.wake import wake
 
 
 def causality(subject: Subject) -> None:

@@ -25,6 +25,7 @@ from models.build import locate, make, make_mixer, mixer_class
 from models.card import Card
 from models.mixer import Mixer
 from models.spec import LayerSpec
+from models.wake import wake
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
@@ -164,14 +165,6 @@ class Subject:
         if self.level == "block":
             return make_block(spec, make_one)
         return make(self.backbone, Backbone, spec, lambda layer: make_block(layer, make_one))
-
-
-@torch.no_grad()
-def wake(module: nn.Module) -> None:
-    """Draws every matrix of zeros: behind a map that starts at zero any check would hold."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1 and not parameter.any():
-            parameter.normal_(std=parameter.shape[-1] ** -0.5)
 
 
 def to_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:

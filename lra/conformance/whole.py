@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 
 from lra.conformance.probe import ROUNDING, assert_finite, assert_same, prefix_mask
-from lra.conformance.subject import DIM, HEADS, MAX_LEN, Subject, to_dtype, wake
+from lra.conformance.subject import DIM, HEADS, MAX_LEN, Subject, to_dtype
 from models.backbone import Backbone
 from models.build import build_model, locate
 from models.model import Model
 from models.spec import LayerSpec, ModelSpec
+from models.wake import wake
 
 VOCAB, CLASSES, DEPTH = 11, 3, 2
 LENGTHS = (1, 2, 17, MAX_LEN)

@@ -20,6 +20,7 @@ from models.build import card_of, locate, make, make_mixer, mixer_class
 from models.card import Card
 from models.mixer import Mixer
 from models.model import Model
+from models.wake import wake
 
 CLASSES = 10
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -187,6 +188,7 @@ def make_subject(config: LengthsConfig, point: Point, device: torch.device) -> S
             part = make_mixer(mixer, layer)
         else:
             part = make(block, Block, layer, partial(make_mixer, mixer))
+    wake(part)
     degenerate = facts.family != "exact" and part.dense_at(n)
     return Subject(config, point, Part(part).to(device), device, degenerate)
 

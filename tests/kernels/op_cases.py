@@ -31,7 +31,9 @@ CASES = {
     ),
     "block_sparse_attention": lambda: (
         heads(4, 4, 6), {},
-        dict(layout=layouts.band(N, 8, 5, 5), key_mask=None, scale=0.5, return_lse=True),
+        dict(
+            layout=layouts.band(N, 8, 5, 5), key_mask=None, alibi=None, scale=0.5, return_lse=True
+        ),
     ),
     "cauchy_kernel": lambda: (
         [

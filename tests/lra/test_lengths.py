@@ -102,7 +102,7 @@ def test_levels_nest(tmp_path):
         (("model=perceiver", "task.level=mixer"), "whole model"),
         (("model=mega", "task.level=mixer"), "is a block"),
         (("model=bigbird", "task.causal=true"), "cannot be causal"),
-        (("model=s4d", "task.passes=[decode]"), "task.level=mixer instead of model"),
+        (("model=s4d", "task.passes=[decode]"), "task.level=mixer or block"),
         (("model=s4d", "task.passes=[decode]", "task.level=mixer"), "task.causal=true"),
         (
             (

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lra.conformance.checks import run
-from lra.conformance.subject import Subject, wake
+from lra.conformance.subject import Subject
 from models.blocks.rwkv import ChannelMixing, RWKVBlock
 from models.mixers.recurrent.rwkv4 import RWKV4
 from models.spec import LayerSpec
+from models.wake import wake
 
 DIM = 6
 

@@ -32,8 +32,8 @@ from lra.results.store import Death, Finished, Store, case_id
 CODE = ("kernels", "lra/kernel_bench", "lra/measurement")
 # what a case takes beyond its timing, on a machine like those that this was written on
 SECONDS_A_POSITION = {"cpu": 7e-4, "cuda": 1e-4}
-# what the first call of a backend takes, which compiles or tunes for the shape; on 2 cores
-FIRST_CALL_S = {"compile": 30.0, "flex": 30.0, "triton": 10.0}
+# roughly what a first call compiles or tunes for a shape: ops differ, from 10 s to many minutes
+COMPILING_S = {"compile": 30.0, "flex": 30.0, "triton": 10.0}
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class Runner(CaseRunner[Case]):
 
     def estimate_s(self, case: Case) -> float:
         position_s = SECONDS_A_POSITION.get(self.device.type, SECONDS_A_POSITION["cpu"])
-        first_s = sum(FIRST_CALL_S.get(name, 0.0) for name in self.backends)
-        call_s = len(self.backends) * position_s * case.length + first_s
-        return self.config.budget_s + len(self.config.passes) * call_s
+        pass_s = len(self.backends) * position_s * case.length
+        pass_s += sum(COMPILING_S.get(name, 0.0) for name in self.backends)
+        return self.config.budget_s + len(self.config.passes) * pass_s
 
     def heading(self) -> str:
         return f"{self.title} ({', '.join(self.backends)}) on {self.marks.device}"

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from kernels.linear_attention.slices import Plan, hide
+from kernels.linear_attention.plan import Plan
+from kernels.linear_attention.slices import hide
 
 
 class Bidirectional(torch.autograd.Function):
@@ -50,7 +51,9 @@ class Bidirectional(torch.autograd.Function):
                 x, queries = plan.queries(q, at)
                 grad = plan.grad_sums(grad_y, y, normaliser, at)
                 grad_state = grad_state + queries.mT @ grad
-                grad_q[:, :, at] = plan.feature_map.pull_back(x, queries, grad @ state.mT)
+                grad = grad @ state.mT
+                grad_q[:, :, at] = plan.feature_map.pull_back(x, queries, grad)
+                del x, queries, grad  # before those of the next slice are made
             for at in plan.slices(k):
                 x, keys = plan.keys(k, key_mask, at)
                 grad_v[:, :, at] = keys @ grad_state[..., :width]
@@ -58,4 +61,5 @@ class Bidirectional(torch.autograd.Function):
                 if plan.normalise:
                     grad += grad_state[..., width][:, :, None]
                 grad_k[:, :, at] = hide(plan.feature_map.pull_back(x, keys, grad), key_mask, at)
+                del x, keys, grad
         return grad_q, grad_k, grad_v, None, grad_state, None

@@ -9,7 +9,8 @@ from torch.nn.functional import pad
 
 from kernels.linear_attention import chunked
 from kernels.linear_attention.decay import ChannelDecay, Decay, NoDecay, ScalarDecay
-from kernels.linear_attention.slices import Plan, hide, in_chunks, joined, wide
+from kernels.linear_attention.plan import Plan
+from kernels.linear_attention.slices import hide, in_chunks, joined, wide
 
 CHUNK = 64
 

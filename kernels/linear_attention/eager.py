@@ -13,7 +13,8 @@ from torch import Tensor
 from kernels.linear_attention.bidirectional import Bidirectional
 from kernels.linear_attention.causal import Causal
 from kernels.linear_attention.feature_map import FeatureMap
-from kernels.linear_attention.slices import Plan, wide
+from kernels.linear_attention.plan import Plan
+from kernels.linear_attention.slices import wide
 
 
 def run(

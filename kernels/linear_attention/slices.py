@@ -1,91 +1,20 @@
-"""How the eager backend reads its arguments: slice by slice, features made when they are needed."""
-
-from dataclasses import dataclass
+"""Slices of a sequence, which the eager backends work through, and the chunks of a slice."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kernels.linear_attention.feature_map import FeatureMap
-
 # so many slices at most, however long the sequence is, and none shorter than so many positions
 SLICES, SHORTEST = 32, 128
-# features of a slice; a causal one, with chunk matrices and states beside them, takes half
-FEATURES = 1 << 18
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is not a tensor, and how slices are read. All that it returns is at least fp32."""
-
-    feature_map: FeatureMap
-    normalise: bool
-    eps: float
-
-    def slices(self, x: Float[Tensor, "B H N K"], chunk: int = 1) -> list[slice]:
-        """Slices of whole chunks that x is read in; the last one may end inside a chunk."""
-        return slices(x, self.feature_map.width(x.shape[3]), chunk)
-
-    def outputs(
-        self, q: Float[Tensor, "B H N K"], v: Float[Tensor, "B H M V"]
-    ) -> tuple[Float[Tensor, "B H N V"], Float[Tensor, "B H N _"]]:
-        """Room for outputs and their normaliser."""
-        batch, heads, n, _ = q.shape
-        # heads inside positions, as fused attention returns them: joining them copies nothing
-        y = v.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
-        dtype = torch.promote_types(v.dtype, torch.float32)
-        return y, v.new_empty(batch, heads, n, int(self.normalise), dtype=dtype)
-
-    def queries(
-        self, q: Float[Tensor, "B H N K"], at: slice
-    ) -> tuple[Float[Tensor, "B H n K"], Float[Tensor, "B H n F"]]:
-        """Queries and their features."""
-        q = wide(q[:, :, at])
-        return q, self.feature_map(q, keys=False, start=at.start)
-
-    def keys(
-        self, k: Float[Tensor, "B H N K"], key_mask: Bool[Tensor, "B N"] | None, at: slice
-    ) -> tuple[Float[Tensor, "B H n K"], Float[Tensor, "B H n F"]]:
-        """Keys and their features; those of hidden keys are 0."""
-        k = wide(k[:, :, at])
-        return k, hide(self.feature_map(k, keys=True, start=at.start), key_mask, at)
-
-    def values(
-        self, v: Float[Tensor, "B H N V"], key_mask: Bool[Tensor, "B N"] | None, at: slice
-    ) -> Float[Tensor, "B H n V"]:
-        """Values, without what hidden keys hold."""
-        return hide(wide(v[:, :, at]), key_mask, at)
-
-    def read(
-        self, sums: Float[Tensor, "B H n V1"]
-    ) -> tuple[Float[Tensor, "B H n V"], Float[Tensor, "B H n _"]]:
-        """Outputs from sums, divided by their last column; and what they were divided by."""
-        if not self.normalise:
-            return sums, sums[..., :0]
-        normaliser = sums[..., -1:] + self.eps
-        normaliser = torch.where(normaliser == 0, 1, normaliser)
-        return sums[..., :-1] / normaliser, normaliser
-
-    def grad_sums(
-        self,
-        grad: Float[Tensor, "B H N V"],
-        y: Float[Tensor, "B H N V"],
-        normaliser: Float[Tensor, "B H N _"],
-        at: slice,
-    ) -> Float[Tensor, "B H n V1"]:
-        """Gradient in the sums, from that in the outputs."""
-        grad = wide(grad[:, :, at])
-        if not self.normalise:
-            return grad
-        grad = grad / normaliser[:, :, at]
-        return torch.cat([grad, -(grad * y[:, :, at]).sum(dim=-1, keepdim=True)], dim=-1)
+# features of a slice; a causal one, with chunk matrices and states beside them, takes a quarter
+FEATURES = 1 << 19
 
 
 def slices(x: Float[Tensor, "B H N K"], features: int, chunk: int = 1) -> list[slice]:
     """Slices of whole chunks, few, and short beside the sequence: what is made again is small."""
     batch, heads, n, _ = x.shape
-    room = FEATURES if chunk == 1 else -(-FEATURES // 2)
+    room = FEATURES if chunk == 1 else -(-FEATURES // 4)
     count = min(SLICES, -(-batch * heads * n * features // room), -(-n // SHORTEST))
     size = -(-n // (count * chunk)) * chunk
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
@@ -109,6 +38,13 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def hide(x: Tensor, key_mask: Tensor | None, at: slice) -> Tensor:
+def hide(
+    x: Float[Tensor, "B H n K"], key_mask: Bool[Tensor, "B N"] | None, at: slice
+) -> Float[Tensor, "B H n K"]:
     """x with zeros at hidden keys, whatever was there."""
-    return x if key_mask is None else x.masked_fill(~key_mask[:, None, at, None], 0)
+    if key_mask is None:
+        return x
+    # by its bits: on a CPU masked_fill with a mask of whole rows takes as long as a product
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[x.itemsize]
+    kept = key_mask[:, None, at, None].to(bits).neg_()
+    return (x.view(bits) & kept).view(x.dtype)

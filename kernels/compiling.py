@@ -24,20 +24,18 @@ def available() -> str | None:
     return None
 
 
-def compiled(
-    function: Callable[..., Any], *, dynamic: bool, fullgraph: bool = False
-) -> Callable[..., Any]:
-    """The function through torch.compile.
+def compiled(function: Callable[..., Any], *, fullgraph: bool = False) -> Callable[..., Any]:
+    """The function through torch.compile, each shape by itself.
 
-    After eight specialisations torch would run it as it is from then on. This one goes on to
-    ``MOST``, and then raises.
+    Sizes that are symbols take ten times as long to trace, and loops over chunks, whose number
+    depends on the length, cannot be traced with them at all. After eight specialisations torch
+    would run the function as it is from then on. This one goes on to ``MOST``, and then raises.
 
     Args:
         function: to compile.
-        dynamic: one specialisation serves many shapes.
         fullgraph: raise where a part cannot be compiled, in place of running it as it is.
     """
-    fast = torch.compile(function, dynamic=dynamic, fullgraph=fullgraph)
+    fast = torch.compile(function, dynamic=False, fullgraph=fullgraph)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:

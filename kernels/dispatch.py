@@ -111,7 +111,7 @@ class Op:
         """The function that runs: ``run`` of the backend's module, compiled for ``compile``."""
         if backend == "compile":
             self.module_in_table(backend)
-            return compiling.compiled(self.module("eager").run, dynamic=True)
+            return compiling.compiled(self.module("eager").run)
         return self.module(backend).run
 
     def module_in_table(self, backend: str) -> None:

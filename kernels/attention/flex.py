@@ -97,7 +97,7 @@ def run(
 @functools.cache
 def compiled() -> Callable[..., Any]:
     """FlexAttention through torch.compile: as it is, it would make the N x M matrix."""
-    return compiling.compiled(flex_attention, dynamic=False, fullgraph=True)
+    return compiling.compiled(flex_attention, fullgraph=True)
 
 
 @functools.lru_cache(maxsize=64)

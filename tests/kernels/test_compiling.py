@@ -30,7 +30,7 @@ def test_one_shape_too_many_is_an_error(monkeypatch, most):
     torch._dynamo.reset()  # both cases compile the same code
     monkeypatch.setattr(compiling, "MOST", most)
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-    fast = compiling.compiled(double, dynamic=False)
+    fast = compiling.compiled(double)
     assert fast.__name__ == "double"
     sizes = [torch.ones(n) for n in range(2, 14)]
     if most == 20:

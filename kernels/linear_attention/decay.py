@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kernels.linear_attention.feature_map import LOG2_E
+
 # e^FLOOR is 0 in fp64 too, and sums of a chunk of it keep their small addends
 FLOOR = -800.0
 
@@ -80,11 +82,12 @@ class ScalarDecay(Decay):
     """
 
     def __init__(self, g: Float[Tensor, "X n C"], like: Tensor):
-        sums = g.clamp(min=FLOOR).double().cumsum(dim=-1)[..., None]
+        # of powers of 2: on a CPU they take a third of the time of those of e
+        sums = g.clamp(min=FLOOR).double().cumsum(dim=-1)[..., None] * LOG2_E
         between = (sums - sums.mT).to(like.dtype).clamp_(max=0)
-        self.start = sums.exp().to(like.dtype)
-        self.end = (sums[:, :, -1:] - sums).exp().to(like.dtype)
-        super().__init__(between.exp_().tril_(), self.start[:, :, -1:])
+        self.start = sums.exp2().to(like.dtype)
+        self.end = (sums[:, :, -1:] - sums).exp2().to(like.dtype)
+        super().__init__(between.exp2_().tril_(), self.start[:, :, -1:])
 
     def from_start(self, x: Tensor) -> Tensor:
         return x * self.start

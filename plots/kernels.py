@@ -46,7 +46,7 @@ def chart(device: str, shown: Mapping[Setting, Sequence[Curve]]) -> Figure:
     panels = [
         [
             Panel(
-                ": ".join(filter(None, [option, PASSES[pass_]])),
+                _title(option, PASSES[pass_], len(passes)),
                 [_line(curve) for curve in by_place.get((option, pass_), ())],
             )
             for pass_ in passes
@@ -61,6 +61,12 @@ def chart(device: str, shown: Mapping[Setting, Sequence[Curve]]) -> Figure:
     )
     title = f"{first.op}, {first.dtype}: time against length"
     return draw(title, conditions, panels, _legend(rows), notes(shown))
+
+
+def _title(option: str, pass_: str, columns: int) -> str:
+    """In two lines where one would reach into the panel beside."""
+    one = ": ".join(filter(None, [option, pass_]))
+    return one if len(one) * columns <= 96 else f"{option}:\n{pass_}"
 
 
 def _line(curve: Curve) -> Line:

@@ -46,14 +46,15 @@ def draw(
     lines = wrap(conditions, 90) + [""]
     below = [line for note in notes for line in wrap(note, 96)]
     columns = _columns(legend)
-    top = TOP + LINE * (len(lines) - 2)
+    second = LINE * any("\n" in panel.title for row in panels for panel in row if panel)
+    top, gap = TOP + LINE * (len(lines) - 2) + second, 0.35 + second
     bottom = 0.5 + 0.2 * -(-len(legend) // columns) + LINE * len(below)
-    height = top + bottom + HEIGHT * len(panels) + 0.35 * (len(panels) - 1)
+    height = top + bottom + HEIGHT * len(panels) + gap * (len(panels) - 1)
     figure = Figure(figsize=(WIDTH, height), dpi=72)
     axes = figure.subplots(
         len(panels), len(panels[0]), sharex=True, sharey=share, squeeze=False,
         gridspec_kw={
-            "top": 1 - top / height, "bottom": bottom / height, "hspace": 0.35 / HEIGHT,
+            "top": 1 - top / height, "bottom": bottom / height, "hspace": gap / HEIGHT,
             **_across(panels, share, labels),
         },
     )  # fmt: skip
